@@ -1,0 +1,49 @@
+"""Weights to integers.
+
+Which scheme (`schemes`), which layer gets it (`plan`), the maths (`qparams`), the bytes (`packing`,
+`layout`), the PyTorch variant (`apply`), and what each target does with it (`targets`).
+
+Only the torch-free names are re-exported here, so `import vggt_deploy.quantize` stays cheap.
+"""
+
+from __future__ import annotations
+
+from vggt_deploy.quantize.plan import LayerInfo, layers_of, plan
+from vggt_deploy.quantize.schemes import (
+    SCHEMES,
+    Activations,
+    Granularity,
+    PerChannel,
+    PerGroup,
+    PerTensor,
+    Precision,
+    Scheme,
+    WeightFormat,
+    get_scheme,
+    parse_variant,
+    variant_label,
+)
+from vggt_deploy.quantize.targets import SchemeRow, Support, Target, scheme_rows, support
+
+__all__ = [
+    "SCHEMES",
+    "Activations",
+    "Granularity",
+    "LayerInfo",
+    "PerChannel",
+    "PerGroup",
+    "PerTensor",
+    "Precision",
+    "Scheme",
+    "SchemeRow",
+    "Support",
+    "Target",
+    "WeightFormat",
+    "get_scheme",
+    "layers_of",
+    "parse_variant",
+    "plan",
+    "scheme_rows",
+    "support",
+    "variant_label",
+]
