@@ -1,0 +1,64 @@
+# Each target sets itself up: a virtual environment in .venv with the versions of constraints.txt.
+#
+#   make demo                 own sample pictures -> every scheme x PyTorch, ONNX Runtime -> report
+#   make demo IMAGES=folder   the same on your pictures
+#   make test                 ruff, mypy, pytest (what CI runs)
+#   make bench                times, memory and sizes at VGGT-1B shape; needs 10 GB of disk and memory
+#   make lint                 ruff and mypy alone
+#   make clean                removes .venv, caches and demo/
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := demo
+IMAGES ?=
+MODEL ?= random:vggt-small
+SCHEMES ?= all
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+.PHONY: demo test bench lint clean setup
+.DEFAULT_GOAL := test
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo 'Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ...' >&2; exit 1; }
+	@echo '== installing into $(VENV) (once; minutes, PyTorch is large)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[cpu,test]'
+	@touch $@
+
+# Only demo/report and the sample pictures are replaced; your folder in IMAGES is only read.
+demo: $(STAMP)
+	@if [ -z '$(IMAGES)' ]; then \
+	  $(BIN)/vggt-deploy sample-images --overwrite -o $(DEMO)/images; \
+	fi
+	$(BIN)/vggt-deploy compare --overwrite --model '$(MODEL)' --schemes '$(SCHEMES)' \
+	  --runtimes torch,onnxruntime --max-images 5 \
+	  --images '$(if $(IMAGES),$(IMAGES),$(DEMO)/images)' -o $(DEMO)/report
+	@echo
+	@cat $(DEMO)/report/comparison_summary.txt
+	@echo
+	@echo 'Tables:  $(DEMO)/report/comparison_summary.txt'
+	@echo 'Numbers: $(DEMO)/report/comparison_report.json'
+	@echo 'Plots:   $(DEMO)/report/comparison_plots.png'
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# One thread per worker: the tests' tensors are tiny, and threads of two workers get in each other's way.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) $(PYTEST_ARGS)
+
+bench: $(STAMP)
+	$(BIN)/python bench/cpu.py
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

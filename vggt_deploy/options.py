@@ -1,0 +1,84 @@
+"""What the command line's words mean, as plain functions: text in, values or a UsageError out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from vggt_deploy.errors import UsageError
+
+PATCH_PX = 14
+OUTPUT_GROUPS = ("pose", "depth", "points")
+DEFAULT_MODEL = "facebook/VGGT-1B"
+DEFAULT_FRAMES = (1, 5, 16)
+DEFAULT_HEIGHT = 350
+DEFAULT_WIDTH = 518
+
+
+def parse_frames(text: str) -> tuple[int, int, int]:
+    """`min:opt:max`, or one number for an artifact that takes exactly that many frames."""
+    parts = text.split(":")
+    fix = "give min:opt:max, e.g. --frames 1:5:16, or one number"
+    if len(parts) not in (1, 3) or not all(re.fullmatch(r"[0-9]{1,6}", part) for part in parts):
+        raise UsageError(f"--frames {text!r} is not min:opt:max", fix)
+    numbers = [int(part) for part in parts] * (3 if len(parts) == 1 else 1)
+    smallest, usual, largest = numbers
+    if not 1 <= smallest <= usual <= largest:
+        raise UsageError(f"--frames {text}: 1 <= min <= opt <= max must hold", fix)
+    return smallest, usual, largest
+
+
+def parse_list(text: str, option: str) -> tuple[str, ...]:
+    """Words between commas, spaces ignored, in order, each once."""
+    words = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not words:
+        raise UsageError(f"{option} is empty", f"leave {option} out, or name at least one")
+    return words
+
+
+def parse_outputs(text: str) -> tuple[str, ...]:
+    """`pose,depth,points` (or `all`) in that order, whatever order they are given in."""
+    words = parse_list(text, "--outputs")
+    if words == ("all",):
+        return OUTPUT_GROUPS
+    if unknown := [word for word in words if word not in OUTPUT_GROUPS]:
+        raise UsageError(
+            f"--outputs: unknown output {unknown[0]!r}",
+            f"use all, or some of: {', '.join(OUTPUT_GROUPS)}",
+        )
+    return tuple(group for group in OUTPUT_GROUPS if group in words)
+
+
+def check_size(option: str, pixels: int, patch: int = PATCH_PX) -> int:
+    """`pixels`, if it is a positive multiple of the patch size."""
+    if pixels > 0 and pixels % patch == 0:
+        return pixels
+    below = max(pixels, 0) // patch * patch
+    nearest = [str(value) for value in (below, below + patch) if value > 0]
+    raise UsageError(
+        f"{option} {pixels} is not a multiple of {patch}, the patch size of VGGT",
+        f"use {option} {' or '.join(nearest)}",
+    )
+
+
+def default_output(model: str, scheme: str, activations: str) -> Path:
+    """`<model>-<scheme>[-<activations>]` in the working directory.
+
+    facebook/VGGT-1B, int8_pc_sym -> vggt-1b-int8_pc_sym
+    random:vggt-1b, int8_pc_sym, dynamic -> random-vggt-1b-int8_pc_sym-dynamic
+    runs/best.safetensors, int4_g128 -> best-int4_g128
+    """
+    if not model.startswith("random:"):
+        model = Path(model.rstrip("/")).name
+        model = re.sub(r"\.(safetensors|pt|pth|bin)$", "", model)
+    stem = re.sub(r"[^a-z0-9_.]+", "-", model.lower()).strip("-.") or "model"
+    suffix = "" if activations == "float" else f"-{activations}"
+    return Path(f"{stem}-{scheme}{suffix}")
+
+
+def parse_picture_size(text: str) -> tuple[int, int]:
+    """`640x480` -> (width, height) in pixels."""
+    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
+    if match is None or min(width := int(match[1]), height := int(match[2])) < 16:
+        raise UsageError(f"--size {text!r} is not WIDTHxHEIGHT", "e.g. --size 640x480, at least 16")
+    return width, height
