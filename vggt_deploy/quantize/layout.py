@@ -31,8 +31,8 @@ class OnnxLayout:
     """Contiguous tensors whose bytes go into the file, and the attributes of DequantizeLinear.
 
     `shape` is the logical shape of the integers ([K, N], or the convolution's). `axis` is None per
-    tensor; `block_size` is None unless grouped (it is min(group size, K)). `scale` is float32 and
-    exactly representable in the format's scale type; casting it there is the caller's.
+    tensor; `block_size` is None unless grouped. `scale` is float32 and holds values of the format's
+    scale type, so casting it to that type is exact.
     """
 
     data: Tensor
@@ -57,7 +57,7 @@ def to_onnx_layout(qt: QuantizedTensor) -> OnnxLayout:
         case PerChannel():
             axis = 1 if linear else qt.axis
         case PerGroup() as group:
-            axis, block_size = 0, group.fitted(qt.q.shape[1])
+            axis, block_size = 0, _block_size(group, qt.q.shape[1])
             scale, zero_point = scale.t().contiguous(), zero_point.t().contiguous()
     four = qt.format.bits == 4
     shape = tuple(reversed(qt.q.shape)) if linear else tuple(qt.q.shape)
@@ -71,6 +71,17 @@ def to_onnx_layout(qt: QuantizedTensor) -> OnnxLayout:
         axis=axis,
         block_size=block_size,
     )
+
+
+def _block_size(group: PerGroup, k: int) -> int:
+    """The group size, or for a row shorter than a group the next power of two from 16 up.
+
+    One group holds the whole row then, so any block of at least K means the same; ONNX Runtime
+    fuses only powers of two from 16 up into MatMulNBits (K = 100: 100 stays unfused, 128 fuses).
+    """
+    if k >= group.size:
+        return group.size
+    return min(group.size, max(16, 1 << (k - 1).bit_length()))
 
 
 def _integers(q: Tensor, *, linear: bool, four: bool) -> Tensor:

@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
 from vggt_deploy.errors import UsageError
-from vggt_deploy.quantize.schemes import Scheme, WeightFormat
+from vggt_deploy.quantize.schemes import Precision, Scheme, WeightFormat
 
 if TYPE_CHECKING:
     from torch import nn
@@ -132,6 +132,11 @@ def plan(
         if chosen is not None:
             formats[layer.name] = chosen
     return formats
+
+
+def layer_precision(name: str, precision: Precision) -> Precision:
+    """The float type a layer computes in, and so the type of its scales: heads stay FP32."""
+    return precision if name.startswith("aggregator.") else "fp32"
 
 
 def planned_bytes(

@@ -5,7 +5,7 @@ Five levels, because "it runs" hides too much:
     real      the runtime keeps the integers (or the half floats) and has kernels that use them
     storage   integers in memory and on disk; each layer is turned to float before it computes
     builds    the builder accepts it and keeps the type; no engine of it was executed by the authors
-    emulated  right numbers, but through casts: neither smaller in memory nor faster
+    emulated  the weights are rounded as asked, but held and computed in FP32
     no        refused, with the reason
 
 Measured on ONNX Runtime 1.31 (CPU) and TensorRT-RTX 1.7 (build only); TensorRT by documentation.
@@ -98,12 +98,12 @@ def _onnxruntime_cpu(scheme: Scheme, activations: Activations) -> Support:
     if scheme.precision == "bf16":
         return Support("no", "the CPU provider has no BF16 kernels for the operators used")
     if scheme.precision == "fp16":
-        return Support("emulated", "casts to FP32 around every operator")
+        return Support("emulated", "the file is half as large; held and computed in FP32")
     if not scheme.integer:
         return Support("real")
     if activations == "dynamic":
         return Support("real", "8 bit: DynamicQuantizeMatMul; 4 bit: MatMulNBits, accuracy level 4")
-    return Support("real", "MatMulNBits; for size: hundreds of tokens run slower than FP32")
+    return Support("real", "MatMulNBits, accuracy level 1: small, not fast (many tokens a pass)")
 
 
 def _onnxruntime_cuda(scheme: Scheme, activations: Activations) -> Support:
