@@ -46,7 +46,6 @@ def writing(
     target = target.expanduser().resolve()
     if not target.name:
         raise ArtifactError(f"{target} can't be an output folder", "give a folder name with -o DIR")
-    _make_parent(target)
     with locked(target):
         _clean_after_killed_run(target)
         _check_target(target, overwrite=overwrite, marker=marker)
@@ -76,6 +75,8 @@ def locked(target: Path) -> Iterator[None]:
     The lock is an flock on a hidden file beside `target`, so it ends with the process that holds
     it.
     """
+    target = target.expanduser().resolve()
+    _make_parent(target)
     lock_path = target.parent / f".{target.name}.lock"
     lock = FileLock(lock_path, timeout=0)
     try:

@@ -4,15 +4,59 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal, NamedTuple, get_args
 
 from vggt_deploy.errors import UsageError
 
 PATCH_PX = 14
+Precision = Literal["fp32", "fp16", "bf16"]
+Mode = Literal["crop", "pad"]
 OUTPUT_GROUPS = ("pose", "depth", "points")
 DEFAULT_MODEL = "facebook/VGGT-1B"
-DEFAULT_FRAMES = (1, 5, 16)
 DEFAULT_HEIGHT = 350
 DEFAULT_WIDTH = 518
+
+
+class SchemeChoice(NamedTuple):
+    """A scheme and its activations, by name."""
+
+    scheme: str
+    activations: str
+
+
+def parse_scheme(label: str, activations: str = "float") -> SchemeChoice:
+    """`--scheme` and `--activations`; `int8_pc_sym+dynamic` says both in one word."""
+    from vggt_deploy.quantize.schemes import parse_variant
+
+    if "+" in label and activations != "float" and not label.endswith(f"+{activations}"):
+        raise UsageError(
+            f"--scheme {label} and --activations {activations} contradict each other",
+            "give one of them",
+        )
+    if "+" not in label and activations != "float":
+        label = f"{label}+{activations}"
+    scheme, chosen = parse_variant(label)
+    return SchemeChoice(scheme.name, chosen)
+
+
+def parse_precision(text: str | None) -> Precision | None:
+    """fp32, fp16 or bf16; None leaves it to the scheme."""
+    if text is None:
+        return None
+    known: tuple[Precision, ...] = get_args(Precision)
+    for precision in known:
+        if text == precision:
+            return precision
+    raise UsageError(f"unknown precision {text!r}", f"use one of: {', '.join(known)}")
+
+
+def parse_mode(text: str) -> Mode:
+    """How images are brought to size."""
+    known: tuple[Mode, ...] = get_args(Mode)
+    for mode in known:
+        if text == mode:
+            return mode
+    raise UsageError(f"unknown mode {text!r}", "use --mode crop or --mode pad")
 
 
 def parse_frames(text: str) -> tuple[int, int, int]:

@@ -1,0 +1,58 @@
+"""Progress of long work: the stages call one function, the command line draws it.
+
+    progress("weights", 400_000_000, 1_200_000_000)     # stage, done, total; total 0: not known
+
+A library function takes `progress: Progress | None`; a notebook may pass its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+
+@contextmanager
+def shown() -> Iterator[Progress]:
+    """Draw on stderr: a bar per stage on a terminal, a line per stage in a file or pipe."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with _bars(console) as progress:
+            yield progress
+    else:
+        yield _lines(console)
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[Progress]:
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description:<12}"), BarColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=console, transient=False) as bars:
+        tasks = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total or None)
+            bars.update(tasks[stage], completed=done, total=total or None)
+
+        yield progress
+
+
+def _lines(console: Console) -> Progress:
+    begun: set[str] = set()
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if stage not in begun:
+            begun.add(stage)
+            console.print(f"{stage} ...", highlight=False)
+
+    return progress
