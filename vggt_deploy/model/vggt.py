@@ -18,6 +18,7 @@ from vggt_deploy.model.config import VGGTConfig
 from vggt_deploy.model.dpt_head import DPTHead, depth_and_confidence, points_and_confidence
 from vggt_deploy.model.fields import GridFields, grid_fields
 from vggt_deploy.model.layers import AttentionKind
+from vggt_deploy.model.track_head import TrackHead
 
 
 class VGGT(nn.Module):
@@ -54,22 +55,36 @@ class VGGT(nn.Module):
             self.depth_head = DPTHead(config, out=2)
         if "point" in heads:
             self.point_head = DPTHead(config, out=4)
+        if "track" in heads and config.track is not None:
+            self.track_head = TrackHead(config, config.track)
 
     def forward(self, images: Tensor, query_points: Tensor | None = None) -> dict[str, Any]:
         """Images [S, 3, H, W] or [B, S, 3, H, W], RGB in 0..1 -> outputs under upstream's names:
 
         pose_enc [B, S, 9], pose_enc_list (one per iteration), depth [B, S, H, W, 1], depth_conf
         [B, S, H, W], world_points [B, S, H, W, 3], world_points_conf [B, S, H, W] and the images.
+        With query points [N, 2] or [B, N, 2], pixels (x, y) of frame 0: track [B, S, N, 2], vis
+        and conf [B, S, N].
         """
         if images.dim() == 4:
             images = images.unsqueeze(0)
+        if query_points is not None and "track" not in self.heads:
+            raise UsageError(
+                "query points were given and this model has no track head",
+                "build the model with the track head, or leave query_points out",
+            )
         fields = self.fields(*images.shape[-2:])
         outputs: dict[str, Any] = {}
-        dense, poses, _ = self._run(images, fields)
+        dense, poses, tokens = self._run(images, fields)
         if poses:
             outputs["pose_enc"] = poses[-1]
             outputs["pose_enc_list"] = poses
         outputs.update(dense)
+        if query_points is not None:
+            queries = query_points if query_points.dim() == 3 else query_points.unsqueeze(0)
+            grid = self.config.grid(images.shape[-2], images.shape[-1])
+            tracks = self.track_head(tokens, grid, queries)
+            outputs.update(track=tracks.track, vis=tracks.visibility, conf=tracks.confidence)
         outputs["images"] = images
         return outputs
 
@@ -93,7 +108,8 @@ class VGGT(nn.Module):
         config, grid = self.config, self.config.grid(images.shape[-2], images.shape[-1])
         last = config.depth - 1
         dense_layers = config.dpt_layers if self.heads - {"camera"} else ()
-        layers = self.aggregator(images, fields, frozenset({*dense_layers, last}))
+        keep = frozenset(dense_layers) | ({last} if "camera" in self.heads else set())
+        layers = self.aggregator(images, fields, keep)
         poses: list[Tensor] = []
         if "camera" in self.heads:
             poses = self.camera_head(layers[last][:, :1].float(), scenes)
