@@ -40,12 +40,9 @@ demo: $(STAMP)
 	$(BIN)/vggt-deploy compare --overwrite --model '$(MODEL)' --schemes '$(SCHEMES)' \
 	  --runtimes torch,onnxruntime --max-images 5 \
 	  --images '$(if $(IMAGES),$(IMAGES),$(DEMO)/images)' -o $(DEMO)/report
-	@echo
-	@cat $(DEMO)/report/comparison_summary.txt
-	@echo
-	@echo 'Tables:  $(DEMO)/report/comparison_summary.txt'
-	@echo 'Numbers: $(DEMO)/report/comparison_report.json'
-	@echo 'Plots:   $(DEMO)/report/comparison_plots.png'
+	@echo 'Plots:    $(DEMO)/report/comparison_plots.png'
+	@echo 'Summary:  $(DEMO)/report/comparison_summary.txt'
+	@echo 'Numbers:  $(DEMO)/report/comparison_report.json'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -108,16 +108,26 @@ Threads = Annotated[
 ]
 Include = Annotated[
     list[str] | None,
-    typer.Option("--include", help="Also quantize layers that match this pattern (repeatable)."),
+    typer.Option(
+        "--include",
+        metavar="PATTERN",
+        help="Also quantize layers that match this pattern (repeatable).",
+    ),
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option("--exclude", help="Keep layers that match this pattern in float (repeatable)."),
+    typer.Option(
+        "--exclude",
+        metavar="PATTERN",
+        help="Keep layers that match this pattern in float (repeatable).",
+    ),
 ]
 Sensitive = Annotated[
     list[str] | None,
     typer.Option(
-        "--sensitive", help="Scheme mixed: layers to keep at 8 bit, by pattern (repeatable)."
+        "--sensitive",
+        metavar="PATTERN",
+        help="Scheme mixed: layers to keep at 8 bit, by pattern (repeatable).",
     ),
 ]
 Images = Annotated[Path, typer.Option("--images", help="A folder of images, or an ETH3D scene.")]

@@ -94,13 +94,11 @@ def print_artifact(
 
 
 def print_report(report: ComparisonReport, out: Console) -> None:
-    """The recommendations of a comparison, the rows that failed, and where the rest is."""
-    for row in report.rows:
-        if row.failure is not None:
-            out.print(f"{row.label}: {row.status}: {row.failure.message}", markup=False)
-    for advice in report.recommendations:
-        out.print(f"{advice.purpose}: {advice.label or 'none'}: {advice.reason}", markup=False)
-    out.print(f"\nsummary, numbers, plots and pictures are in {report.folder}", markup=False)
+    """The summary of a comparison, as written to its folder, and where the rest is."""
+    from vggt_deploy.compare.summary import summary_text
+
+    out.print(summary_text(report), markup=False, soft_wrap=True)
+    out.print(f"summary, numbers, plots and pictures: {report.folder}", markup=False)
 
 
 def print_run(result: RunResult, out: Console) -> None:
