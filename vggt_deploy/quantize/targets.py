@@ -1,10 +1,11 @@
 """What a target makes of a scheme: the table behind `vggt-deploy schemes`.
 
-Five levels, because "it runs" hides too much:
+Six levels, because "it runs" hides too much:
 
     real      the runtime keeps the integers (or the half floats) and has kernels that use them
     storage   integers in memory and on disk; each layer is turned to float before it computes
     builds    the builder accepts it and keeps the type; no engine of it was executed by the authors
+    untried   its operators are there; the authors never ran it on such a device
     emulated  the weights are rounded as asked, but held and computed in FP32
     no        refused, with the reason
 
@@ -27,7 +28,7 @@ from vggt_deploy.quantize.schemes import (
 )
 
 Target = Literal["torch", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
-Level = Literal["real", "storage", "builds", "emulated", "no"]
+Level = Literal["real", "storage", "builds", "untried", "emulated", "no"]
 
 TARGETS: tuple[Target, ...] = get_args(Target)
 
@@ -108,17 +109,17 @@ def _onnxruntime_cpu(scheme: Scheme, activations: Activations) -> Support:
 
 def _onnxruntime_cuda(scheme: Scheme, activations: Activations) -> Support:
     if not scheme.integer:
-        return Support("real", "not run by the authors")
+        return Support("untried")
     if activations == "dynamic":
-        return Support("no", "MatMulInteger and accuracy level 4 are CPU kernels")
-    return Support("storage", "not run by the authors; fused where the provider has MatMulNBits")
+        return Support("no", "DynamicQuantizeLinear and accuracy level 4 are CPU kernels")
+    return Support("untried", "fused where the provider has MatMulNBits")
 
 
 def _tensorrt(scheme: Scheme, activations: Activations) -> Support:
     if activations == "dynamic":
         return Support("no", "DynamicQuantizeLinear and MatMulInteger are unsupported")
     if not scheme.integer:
-        return Support("builds", "not run by the authors")
+        return Support("builds")
     if scheme.linear is not None and not scheme.linear.symmetric:
         return Support("builds", "through the exact rank-1 form: zero points are refused")
     if scheme.linear is not None and isinstance(scheme.linear.granularity, PerGroup):
@@ -131,7 +132,7 @@ def _tensorrt_rtx(scheme: Scheme, activations: Activations) -> Support:
     if activations == "dynamic":
         return Support("no", "DynamicQuantizeLinear and MatMulInteger are unsupported")
     if scheme.precision == "bf16":
-        return Support("builds", "BF16 was not tried by the authors")
+        return Support("untried")
     if scheme.linear is not None and not scheme.linear.symmetric:
         return Support("builds", "through the exact rank-1 form: zero points are refused")
     return Support("builds")

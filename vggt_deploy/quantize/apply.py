@@ -1,0 +1,244 @@
+"""The PyTorch variant of a scheme: modules that hold the integers, and a VGGT made of them.
+
+The modules keep what the file keeps (int8, or nibbles two to a byte, with scale and zero point) and
+turn the weight to float each time they run: small in memory, no faster than FP32. They compute what
+the ONNX variant computes, up to FP32 rounding.
+
+`build_quantized` starts from the meta device and fills one layer at a time, so that beside the
+finished model only one float weight is in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vggt_deploy.errors import ModelError, QuantizeError
+from vggt_deploy.model.vggt import VGGT
+from vggt_deploy.quantize.activations import round_per_group, round_per_tensor
+from vggt_deploy.quantize.packing import pack_int4, unpack_int4
+from vggt_deploy.quantize.plan import layer_precision, layers_in, plan
+from vggt_deploy.quantize.qparams import TORCH_DTYPE, QuantizedTensor, dequantize, quantize
+from vggt_deploy.quantize.schemes import (
+    Activations,
+    PerGroup,
+    Precision,
+    Scheme,
+    WeightFormat,
+    check_activations,
+)
+
+if TYPE_CHECKING:
+    from vggt_deploy.model.config import VGGTConfig
+    from vggt_deploy.model.sources import WeightSource
+
+
+class QuantizedModule(nn.Module):
+    """Integers, scale and zero point of one weight, and the bias beside it, as buffers.
+
+    `q` is int8 in the weight's shape, or for 4 bit uint8 [ceil(numel / 2)] (see `packing`).
+    """
+
+    q: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    bias: Tensor | None
+
+    def __init__(self, quantized: QuantizedTensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.format: WeightFormat = quantized.format
+        self.shape = quantized.q.shape
+        self.axis = quantized.axis
+        self.scale_dtype: Precision = quantized.scale_dtype
+        packed = quantized.format.bits == 4
+        self.register_buffer("q", pack_int4(quantized.q) if packed else quantized.q)
+        self.register_buffer("scale", quantized.scale)
+        self.register_buffer("zero_point", quantized.zero_point)
+        self.register_buffer("bias", bias)
+
+    @property
+    def quantized(self) -> QuantizedTensor:
+        """The weight as `qparams.quantize` gave it."""
+        packed = self.format.bits == 4
+        q = unpack_int4(self.q, self.shape.numel()).view(self.shape) if packed else self.q
+        return QuantizedTensor(
+            q, self.scale, self.zero_point, self.format, self.axis, self.scale_dtype
+        )
+
+    @property
+    def weight(self) -> Tensor:
+        """The dequantized weight, in the type the layer computes in."""
+        return dequantize(self.quantized).to(TORCH_DTYPE[self.scale_dtype])
+
+    def extra_repr(self) -> str:
+        return f"{self.format.label}, {list(self.shape)}, bias={self.bias is not None}"
+
+
+class QuantLinear(QuantizedModule):
+    """y = x @ dequantize(q).T + bias, x [..., K]; with "dynamic" x is rounded to 8 bit first.
+
+    The rounding and the product after it are FP32 whatever the dtype of x, to which y returns.
+    """
+
+    def __init__(
+        self, quantized: QuantizedTensor, bias: Tensor | None, activations: Activations = "float"
+    ) -> None:
+        super().__init__(quantized, bias)
+        self.activations: Activations = activations
+        grouped = isinstance(quantized.format.granularity, PerGroup)
+        if activations == "dynamic" and grouped != (quantized.format.bits == 4):
+            raise QuantizeError(
+                f"no runtime has dynamic activations beside {quantized.format.label} weights",
+                "use 8 bit per tensor or channel, or 4-bit groups",
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        if self.activations == "float":
+            return F.linear(x, weight, self.bias)
+        bias = None if self.bias is None else self.bias.float()
+        return F.linear(self._rounded(x.float()), weight.float(), bias).to(x.dtype)
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        match self.format.granularity:
+            case PerGroup(size):
+                return round_per_group(x, size)
+            case _:
+                return round_per_tensor(x)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, activations={self.activations}"
+
+
+class QuantConv2d(QuantizedModule):
+    """Conv2d with the dequantized weight; strides and padding of the layer it stands for."""
+
+    def __init__(self, quantized: QuantizedTensor, bias: Tensor | None, like: nn.Conv2d) -> None:
+        super().__init__(quantized, bias)
+        self.stride, self.dilation, self.groups = like.stride, like.dilation, like.groups
+        self.padding = like.padding
+        if like.padding_mode != "zeros":
+            raise QuantizeError(f"padding mode {like.padding_mode}", "exclude the layer")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(
+            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
+
+
+class QuantConvTranspose2d(QuantizedModule):
+    """ConvTranspose2d with the dequantized weight [C_in, C_out / groups, kh, kw]."""
+
+    def __init__(
+        self, quantized: QuantizedTensor, bias: Tensor | None, like: nn.ConvTranspose2d
+    ) -> None:
+        super().__init__(quantized, bias)
+        self.stride, self.dilation, self.groups = like.stride, like.dilation, like.groups
+        self.padding, self.output_padding = like.padding, like.output_padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv_transpose2d(
+            x,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,  # type: ignore[arg-type]
+            self.output_padding,
+            self.groups,
+            self.dilation,
+        )
+
+
+def quantized_module(
+    layer: nn.Module,
+    quantized: QuantizedTensor,
+    bias: Tensor | None,
+    activations: Activations = "float",
+) -> QuantizedModule:
+    """The module that stands for `layer` (whose own tensors may be on the meta device).
+
+    Convolutions are weight-only: their inputs stay float whatever `activations`.
+    """
+    match layer:
+        case nn.Linear():
+            return QuantLinear(quantized, bias, activations)
+        case nn.Conv2d():
+            return QuantConv2d(quantized, bias, layer)
+        case nn.ConvTranspose2d():
+            return QuantConvTranspose2d(quantized, bias, layer)
+    raise TypeError(f"no quantized form of {type(layer).__name__}")
+
+
+@torch.no_grad()
+def build_quantized(
+    config: VGGTConfig,
+    source: WeightSource,
+    scheme: Scheme,
+    *,
+    activations: Activations = "float",
+    heads: frozenset[str] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    sensitive: Sequence[str] = (),
+    precision: Precision | None = None,
+) -> VGGT:
+    """A folded VGGT with the scheme applied, in eval mode. `source` gives folded weights.
+
+    precision (None: the scheme's own) fp16 or bf16: every tensor of the aggregator is in that type,
+    tokens, norms and biases too, and so is its residual stream; scales of its integer weights are
+    rounded to that type, and the dequantized weight too. RoPE tables stay FP32 (their product
+    returns to the stream's type). The heads, their weights and the tokens they read are FP32.
+    """
+    check_activations(scheme, activations)
+    precision = precision or scheme.precision
+    with torch.device("meta"):
+        model = VGGT(config, heads=heads, folded=True)
+    _check_source(model, source)
+    layers = {layer.name: layer for layer in layers_in(model)}
+    formats = plan(
+        scheme, tuple(layers.values()), include=include, exclude=exclude, sensitive=sensitive
+    )
+    for name, form in formats.items():
+        type_name = layer_precision(name, precision)
+        try:
+            quantized = quantize(
+                source.load(f"{name}.weight"), form, axis=layers[name].axis, scale_dtype=type_name
+            )
+        except QuantizeError as error:
+            raise QuantizeError(f"{name}: {error.message}", error.fix) from error
+        old = model.get_submodule(name)
+        bias = None
+        if old.bias is not None:
+            bias = _load(source, f"{name}.bias", type_name)
+        _set(model, name, quantized_module(old, quantized, bias, activations))
+    for name, parameter in list(model.named_parameters()):
+        if parameter.is_meta:
+            value = _load(source, name, layer_precision(name, precision))
+            _set(model, name, nn.Parameter(value, requires_grad=False))
+    return model.eval()
+
+
+def _check_source(model: nn.Module, source: WeightSource) -> None:
+    held = frozenset(source.keys())
+    missing = [name for name, _ in model.named_parameters() if name not in held]
+    if missing:
+        raise ModelError(
+            f"the weight source lacks {len(missing)} tensors: {', '.join(missing[:4])}",
+            "pass a folded source (fold.FoldedWeights) of a checkpoint that has these heads",
+        )
+
+
+def _load(source: WeightSource, key: str, precision: Precision) -> Tensor:
+    value = source.load(key).to(TORCH_DTYPE[precision])
+    if precision == "fp16" and not bool(torch.isfinite(value).all()):
+        raise QuantizeError(f"{key} holds values beyond FP16's 65504", "use bf16 or fp32")
+    return value
+
+
+def _set(model: nn.Module, name: str, value: nn.Module | nn.Parameter) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, value)
