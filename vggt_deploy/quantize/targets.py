@@ -5,11 +5,11 @@ Six levels, because "it runs" hides too much:
     real      the runtime keeps the integers (or the half floats) and has kernels that use them
     storage   integers in memory and on disk; each layer is turned to float before it computes
     builds    the builder accepts it and keeps the type; no engine of it was executed by the authors
-    untried   its operators are there; the authors never ran it on such a device
+    untried   its documentation says so; the authors never built or ran it there
     emulated  the weights are rounded as asked, but held and computed in FP32
     no        refused, with the reason
 
-Measured on ONNX Runtime 1.31 (CPU) and TensorRT-RTX 1.7 (build only); TensorRT by documentation.
+Measured on ONNX Runtime 1.31 (CPU) and TensorRT-RTX 1.7 (build only); the others by documentation.
 """
 
 from __future__ import annotations
@@ -119,13 +119,13 @@ def _tensorrt(scheme: Scheme, activations: Activations) -> Support:
     if activations == "dynamic":
         return Support("no", "DynamicQuantizeLinear and MatMulInteger are unsupported")
     if not scheme.integer:
-        return Support("builds")
+        return Support("untried")
     if scheme.linear is not None and not scheme.linear.symmetric:
-        return Support("builds", "through the exact rank-1 form: zero points are refused")
+        return Support("untried", "through the exact rank-1 form: zero points are refused")
     if scheme.linear is not None and isinstance(scheme.linear.granularity, PerGroup):
         known = scheme.linear.granularity.size in (64, 128)
-        return Support("builds", "" if known else "kernels are known for groups of 64 and 128")
-    return Support("builds", "whether the engine keeps 8-bit weights or floats is unproven")
+        return Support("untried", "" if known else "kernels are known for groups of 64 and 128")
+    return Support("untried", "whether the engine keeps 8-bit weights or floats is unproven")
 
 
 def _tensorrt_rtx(scheme: Scheme, activations: Activations) -> Support:
