@@ -224,11 +224,15 @@ def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "pip install" in result.stderr
 
 
-def test_a_bug_of_ours_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    for error in (ModuleNotFoundError("x", name="vggt_deploy.typo"), ZeroDivisionError()):
-        stop_at(monkeypatch, "run", error)
-        result = call("run", "artifact", "--images", "pictures", "-o", "out")
-        assert result.exception is error
+@pytest.mark.parametrize(
+    "error", [ModuleNotFoundError("x", name="vggt_deploy.typo"), ZeroDivisionError()]
+)
+def test_a_bug_of_ours_is_not_dressed_up(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    stop_at(monkeypatch, "run", error)
+    result = call("run", "artifact", "--images", "pictures", "-o", "out")
+    assert result.exception is error
 
 
 @pytest.mark.parametrize(
