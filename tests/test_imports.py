@@ -90,12 +90,7 @@ def sources(part: str) -> list[Path]:
 def test_libraries_that_a_part_must_not_know(part: str) -> None:
     for path in sources(part):
         roots = {name.partition(".")[0] for name in imported_names(path.read_text())}
-        assert not roots & FORBIDDEN[part] - _own_runtime(path), path
-
-
-def _own_runtime(path: Path) -> set[str]:
-    """A module of engines named after a runtime may import that runtime."""
-    return {path.stem} if path.parent.name == "engines" else set()
+        assert not roots & FORBIDDEN[part], path
 
 
 @pytest.mark.parametrize("part", FORBIDDEN_PARTS)

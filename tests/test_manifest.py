@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vggt_deploy import manifest as manifest_module
 from vggt_deploy.errors import ArtifactError
 from vggt_deploy.manifest import (
     MANIFEST_NAME,
@@ -130,6 +132,15 @@ def test_a_folder_in_place_of_a_file(artifact: Path) -> None:
     (artifact / "model.onnx").unlink()
     (artifact / "model.onnx").mkdir()
     with pytest.raises(ArtifactError, match="is not a regular file"):
+        read_manifest(artifact)
+
+
+def test_a_file_that_can_not_be_read(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, _: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(manifest_module, "hash_file", fail)
+    with pytest.raises(ArtifactError, match=r"model\.onnx can't be read \(Permission denied\)"):
         read_manifest(artifact)
 
 

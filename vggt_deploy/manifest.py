@@ -179,9 +179,15 @@ def read_manifest(
     has just written or checked them.
     """
     path = folder / MANIFEST_NAME
-    manifest = from_json(_read_text(folder, path), source=path)
-    for name, record in manifest.files.items():
-        _check_file(folder, name, record, check_hashes=check_hashes, progress=progress)
+    try:
+        manifest = from_json(_read_text(folder, path), source=path)
+        for name, record in manifest.files.items():
+            _check_file(folder, name, record, check_hashes=check_hashes, progress=progress)
+    except OSError as error:
+        raise ArtifactError(
+            f"{error.filename or folder} can't be read ({error.strerror})",
+            "check the permissions and the disk, or copy the artifact to another place",
+        ) from error
     return manifest
 
 
