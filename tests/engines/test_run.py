@@ -128,6 +128,11 @@ def test_point_cloud_reopens_with_colours(result: RunResult, views: Path) -> Non
     assert points["source"] == "depth"
     assert len(ply.vertices) == points["written"]
     assert 0.8 * 3 * HEIGHT * WIDTH <= points["written"] <= 3 * HEIGHT * WIDTH
+    pixels = load_images(sorted(views.iterdir()), width=WIDTH, height=HEIGHT).pixels
+    shown = set(map(tuple, np.rint(pixels.transpose(0, 2, 3, 1).reshape(-1, 3) * 255).tolist()))
+    written = ply.colors[:, :3].astype(float)
+    assert set(map(tuple, written.tolist())) <= shown
+    assert not set(map(tuple, written[:, ::-1].tolist())) <= shown  # the twin: BGR
     # depth = 2 - mean colour, so a point's z (no turn, no shift in z) tells its own brightness.
     brightness = ply.colors[:, :3].mean(axis=1) / 255
     np.testing.assert_allclose(ply.vertices[:, 2], 2 - brightness, atol=0.01)

@@ -105,13 +105,13 @@ def _picture(depth: Array, ok: NDArray[np.bool_], low: float, high: float) -> Im
 
 def write_arrays(path: Path, predictions: Predictions, batch: ImageBatch) -> None:
     """Write predictions.npz: outputs [1, S, ...], extrinsic [S, 3, 4], intrinsic, image names."""
-    arrays: dict[str, NDArray[Any]] = dict(predictions.outputs)
+    arrays: dict[str, Any] = dict(predictions.outputs)
     if predictions.extrinsic is not None and predictions.intrinsic is not None:
         arrays["extrinsic"] = predictions.extrinsic
         arrays["intrinsic"] = predictions.intrinsic
     arrays["image_names"] = np.array([p.name for p in batch.paths])
     with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, **arrays)
 
 
 def write_cameras(
