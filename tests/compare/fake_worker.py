@@ -1,0 +1,161 @@
+"""Stands in for `vggt_deploy.compare.worker` in tests of the orchestration.
+
+`fake_worker.py PLAN JOB FILE`: PLAN is JSON, {label: behaviour}; a label that is not in it works
+well. Called as the real one is, it answers through the same files; no model is involved. What a
+variant "computes" is the same smooth scene each time, plus noise that depends on its scheme.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+NOISE = {"fp32": 0.0, "fp16": 1e-4, "int8_pc_sym": 1e-3, "int4_g128": 1e-2}
+
+
+def scene(frames: int, height: int, width: int) -> dict[str, np.ndarray]:
+    """Outputs as the model names and shapes them."""
+    y, x = np.mgrid[0:height, 0:width] / width
+    depth = np.stack([2.0 + x + 0.5 * np.sin(4 * y + i) for i in range(frames)])[..., None]
+    pose = np.zeros((frames, 9))
+    pose[:, 0] = np.arange(frames) * 0.3
+    pose[:, 6] = 1.0
+    pose[:, 7:] = 1.0
+    rays = np.stack([x - 0.5, y - 0.5, np.ones_like(x)], -1)
+    outputs = {
+        "pose_enc": pose,
+        "depth": depth,
+        "depth_conf": 1.0 + depth[..., 0],
+        "world_points": depth * rays,
+        "world_points_conf": 1.0 + depth[..., 0],
+    }
+    return {name: value[None].astype(np.float32) for name, value in outputs.items()}
+
+
+def answer(path: str, result: dict[str, Any]) -> None:
+    Path(path).write_text(json.dumps({"ok": result}))
+
+
+def identify(job: dict[str, Any]) -> None:
+    result = {
+        "config": "vggt-tiny",
+        "kind": "file",
+        "revision": None,
+        "sha256": "0" * 64,
+        "licence": None,
+        "checkpoint_bytes": 4_000_000,
+    }
+    answer(job["answer"], result)
+
+
+def export(job: dict[str, Any]) -> None:
+    folder = Path(job["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    size = {"fp32": 4_000_000, "int8_pc_sym": 1_000_000}.get(job["scheme"], 600_000)
+    (folder / "weights.bin").write_bytes(bytes(size))
+    result = {"seconds": 0.5, "peak_rss_bytes": 10**8, "verified": job["verify"], "steps": {}}
+    answer(job["answer"], result)
+
+
+def measure(job: dict[str, Any], behaviour: str) -> None:
+    frames, _, height, width = np.load(job["images"]).shape
+    arrays = scene(frames, height, width)
+    rng = np.random.default_rng(zlib.crc32(job["scheme"].encode()))
+    for array in arrays.values():
+        noise = NOISE.get(job["scheme"], 5e-3)
+        array += (noise * rng.standard_normal(array.shape)).astype(np.float32)
+    if behaviour == "nan":
+        arrays["depth"][0, 0, 3, 5, 0] = np.nan
+    if behaviour == "wrong shape":
+        arrays["depth"] = arrays["depth"][:, :, 1:]
+    if behaviour == "truncated outputs":
+        Path(job["arrays"]).write_bytes(b"PK\x03\x04 not a whole archive")
+    else:
+        np.savez(job["arrays"], **arrays)
+    ms = {"fp32": 100.0, "int8_pc_sym": 40.0}.get(job["scheme"], 150.0)
+    samples = [ms + i for i in range(job["repeats"])]
+    latency = {
+        "samples_ms": samples,
+        "warmup_ms": [2 * ms] * job["warmup"],
+        "n": len(samples),
+        "median_ms": float(np.median(samples)),
+        "p90_ms": float(np.percentile(samples, 90)),
+        "min_ms": ms,
+        "mean_ms": float(np.mean(samples)),
+        "std_ms": None,
+        "iqr_ms": 1.0,
+    }
+    answer(
+        job["answer"],
+        {
+            "latency": latency,
+            "load_ms": 12.0,
+            "peak_rss_bytes": 5 * 10**7,
+            "peak_rss_source": "VmHWM",
+            "libraries_rss_bytes": 3 * 10**7,
+            "held_bytes": 4_000_000 if job["runtime"] == "torch" else None,
+            "saved_bytes": None,
+            "load_average": 0.5,
+            "notes": [],
+        },
+    )
+
+
+def misbehave(behaviour: str, job: dict[str, Any]) -> None:
+    """The ways to end that a process has. Returns for those that only spoil the result."""
+    print(f"about to: {behaviour}", file=sys.stderr, flush=True)
+    match behaviour:
+        case "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "hang":
+            time.sleep(600)
+        case "exit 3":
+            sys.exit(3)
+        case "silent":
+            sys.exit(0)
+        case "garbage":
+            Path(job["answer"]).write_text("{ not json")
+            sys.exit(0)
+        case "wrong answer":
+            answer(job["answer"], {"latency": "fast"})
+            sys.exit(0)
+        case "deploy error":
+            error = {"message": "no such thing", "fix": "make one"}
+            Path(job["answer"]).write_text(json.dumps({"error": error}))
+            sys.exit(1)
+        case "missing library":
+            import a_library_that_nobody_has  # noqa: F401
+
+
+def main() -> None:
+    plan_path, kind, job_path = sys.argv[1:]
+    plan = json.loads(Path(plan_path).read_text())
+    job = json.loads(Path(job_path).read_text())
+    with Path(plan_path).with_suffix(".calls").open("a") as calls:
+        label = "model" if kind == "identify" else f"{job.get('runtime', 'export')}/{job['scheme']}"
+        calls.write(f"{kind} {label}\n")
+    behaviour = plan.get(label, "")
+    if behaviour == "signal parent":  # the whole comparison dies while this variant runs
+        os.kill(job["parent"], signal.SIGKILL)
+        time.sleep(600)
+    misbehave(behaviour, job)
+    if kind == "identify":
+        identify(job)
+    elif kind == "export":
+        export(job)
+    else:
+        measure(job, behaviour)
+
+
+if __name__ == "__main__":
+    main()

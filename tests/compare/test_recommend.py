@@ -1,0 +1,130 @@
+"""The rules of the advice, one by one, on rows made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from vggt_deploy.compare.geometry import Angles, DepthErrors, GeometryMetrics, PoseErrors
+from vggt_deploy.compare.latency import summarize
+from vggt_deploy.compare.metrics import TensorMetrics
+from vggt_deploy.compare.recommend import loss, recommend, slower_than
+from vggt_deploy.compare.report import Measured, Recommendation, Row
+
+
+def make_row(
+    label: str, ms: float, *, mb: float | None = None, abs_rel: float = 0.0, spread: float = 0.0
+) -> Row:
+    runtime, _, scheme = label.partition("/")
+    measured = Measured(
+        latency=summarize([ms - spread, ms - spread, ms, ms + spread, ms + spread]),
+        load_ms=1.0,
+        peak_rss_bytes=1,
+        peak_rss_source="VmHWM",
+        libraries_rss_bytes=1,
+        disk_bytes=None if mb is None else round(mb * 1e6),
+        disk_kind=None if mb is None else "artifact folder",
+        held_bytes=4_000_000_000 if label == "torch/fp32" else None,
+        load_average=None,
+    )
+    geometry = GeometryMetrics(depth=DepthErrors(1, 0, 1.0, abs_rel, 1.0))
+    accuracy = {"depth": TensorMetrics(1, 0, 0, mae=abs_rel)}
+    return Row(runtime, scheme, "float", "done", "real", None, None, measured, accuracy, geometry)
+
+
+ROWS = (
+    make_row("torch/fp32", 200.0),
+    make_row("onnxruntime/fp32", 100.0, mb=4000.0),
+    make_row("onnxruntime/int8_pc_sym", 50.0, mb=1000.0, abs_rel=0.004),
+    make_row("onnxruntime/int8_pt_sym", 40.0, mb=990.0, abs_rel=0.05),
+    make_row("onnxruntime/int4_g128", 120.0, mb=600.0, abs_rel=0.015),
+    make_row("torch/int8_pc_sym", 300.0, abs_rel=0.0039),
+)
+
+
+def advice(rows: tuple[Row, ...], *, random_weights: bool = False) -> dict[str, Recommendation]:
+    found = recommend(rows, random_weights=random_weights)
+    assert len(found) == 4
+    return {item.purpose: item for item in found}
+
+
+def test_the_ordinary_case() -> None:
+    found = advice(ROWS)
+    assert found["production"].label == "onnxruntime/int8_pc_sym"
+    assert "2.00 x the speed of onnxruntime/fp32" in found["production"].reason
+    assert found["edge"].label == "onnxruntime/int4_g128"
+    assert "slower than onnxruntime/fp32" in found["edge"].reason
+    assert "size alone" in found["edge"].reason
+    assert found["best accuracy"].label == "torch/int8_pc_sym"
+    assert found["fastest here"].label == "onnxruntime/int8_pt_sym"
+    assert "outside the gates: 2.5 x" in found["fastest here"].reason
+
+
+def test_slower_than_either_fp32_is_never_for_speed() -> None:
+    """Faster than PyTorch FP32 (200) is not enough: ONNX Runtime FP32 takes 100."""
+    rows = (ROWS[0], ROWS[1], ROWS[4])
+    found = advice(rows)
+    assert found["production"].label == "onnxruntime/fp32"
+    assert found["fastest here"].label == "onnxruntime/fp32"
+    assert "No scheme is faster" in found["fastest here"].reason
+    assert slower_than(ROWS[4], rows) == ("onnxruntime/fp32",)
+    without = advice((ROWS[0], ROWS[4]))
+    assert without["production"].label == "onnxruntime/int4_g128"
+
+
+def test_nothing_in_the_gates() -> None:
+    found = advice((ROWS[0], ROWS[3]))
+    assert found["production"].label is None
+    assert "2.5 x the gate (depth AbsRel)" in found["production"].reason
+    assert found["edge"].label is None
+
+
+def test_no_artifact_at_all() -> None:
+    found = advice((ROWS[0], ROWS[5]))
+    assert found["production"].label is None
+    assert "no artifact ran" in found["production"].reason
+    assert found["fastest here"].label == "torch/fp32"
+
+
+def test_random_weights_are_no_evidence() -> None:
+    found = advice(ROWS, random_weights=True)
+    assert found["best accuracy"].label is None
+    assert "not evidence" in found["best accuracy"].reason
+    assert found["production"].label == "onnxruntime/int8_pt_sym"  # speed alone, and it says so
+    assert all("not evidence" in item.reason for item in found.values())
+    assert all("within the gates" not in item.reason for item in found.values())
+
+
+def test_a_row_with_nan_is_never_chosen() -> None:
+    broken = {"depth": TensorMetrics(10, 1, 0)}
+    rows = (*ROWS[:2], replace(ROWS[2], accuracy=broken))
+    assert all(item.label != ROWS[2].label for item in advice(rows).values())
+    assert any(item.label == ROWS[2].label for item in advice(ROWS).values())
+
+
+def test_a_difference_within_the_spread_is_said() -> None:
+    near = make_row("onnxruntime/int8_pc_sym", 97.0, mb=1000.0, spread=10.0)
+    assert "within the spread" in advice((*ROWS[:2], near))["production"].reason
+    assert "within the spread" not in advice(ROWS)["production"].reason
+
+
+def test_of_two_equally_fast_the_smaller() -> None:
+    small = make_row("onnxruntime/int8_pc_asym", 50.9, mb=500.0)
+    assert advice((*ROWS[:3], small))["production"].label == small.label
+    slow = make_row("onnxruntime/int8_pc_asym", 52.0, mb=500.0)
+    assert advice((*ROWS[:3], slow))["production"].label == ROWS[2].label
+
+
+def test_loss_is_the_worst_quantity_over_its_gate() -> None:
+    angles = Angles(n=1, mean_deg=1.0, median_deg=1.0, max_deg=1.0)
+    pose = PoseErrors(1, angles, angles, 0, 0)
+    depth = DepthErrors(1, 0, 1.0, 0.004, 1.0)
+    row = replace(ROWS[2], geometry=GeometryMetrics(pose=pose, depth=depth))
+    assert loss(row) == (pytest.approx(2.0), "rotation, degrees")
+    assert loss(ROWS[2]) == (pytest.approx(0.2), "depth AbsRel")
+    assert loss(replace(row, geometry=None)) is None
+    lost = replace(row, geometry=GeometryMetrics(pose=replace(pose, pairs_lost=1)))
+    found = loss(lost)
+    assert found is not None
+    assert found[0] == float("inf")

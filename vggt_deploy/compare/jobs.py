@@ -1,0 +1,140 @@
+"""What the parent asks of a worker and what it gets back, as JSON files.
+
+    identify  which weights are these? (also downloads them, once, before anything is timed)
+    export    scheme -> artifact folder
+    measure   one variant on the images: load, time, write the outputs
+
+A worker writes its answer to a temporary name and renames it, so an answer that exists is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+JobKind = Literal["identify", "export", "measure"]
+
+
+@dataclass(frozen=True)
+class ModelQuestion:
+    """The model as it was asked for; `revision` is resolved before anything is measured."""
+
+    spec: str
+    config: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class LayerPatterns:
+    """Patterns that change which layers become integers; empty: the scheme's own choice."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    sensitive: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> LayerPatterns:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**{key: tuple(value) for key, value in data.items()})
+
+
+@dataclass(frozen=True)
+class IdentifyJob:
+    """Which weights, which architecture."""
+
+    parent: int
+    answer: str
+    model: ModelQuestion
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """Write the artifact of one scheme."""
+
+    parent: int
+    answer: str
+    model: ModelQuestion
+    scheme: str
+    activations: str
+    precision: str
+    outputs: tuple[str, ...]
+    height: int
+    width: int
+    frames: tuple[int, int, int]
+    folder: str
+    verify: bool
+    layers: LayerPatterns
+    threads: int
+
+
+@dataclass(frozen=True)
+class MeasureJob:
+    """Measure one variant. `images` is an .npy file [S, 3, H, W]; `arrays` the .npz to write.
+
+    `size_probe` is a file that the reference saves its weights to, to be weighed and deleted; None
+    for every other variant, and where the weights are a file already.
+    """
+
+    parent: int
+    answer: str
+    model: ModelQuestion
+    runtime: str
+    scheme: str
+    activations: str
+    precision: str
+    outputs: tuple[str, ...]
+    artifact: str | None
+    images: str
+    arrays: str
+    layers: LayerPatterns
+    threads: int
+    warmup: int
+    repeats: int
+    size_probe: str | None
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write so that the file is either the old one or the whole new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(data, file, indent=2, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_job(path: Path, job: IdentifyJob | ExportJob | MeasureJob) -> None:
+    """Write a job for a worker."""
+    write_json(path, asdict(job))
+
+
+def _model(data: dict[str, Any]) -> ModelQuestion:
+    return ModelQuestion(**data["model"])
+
+
+def read_identify(path: Path) -> IdentifyJob:
+    """Read what `write_job` wrote."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return IdentifyJob(**{**data, "model": _model(data)})
+
+
+def read_export(path: Path) -> ExportJob:
+    """Read what `write_job` wrote."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    low, best, high = data["frames"]
+    data |= {"model": _model(data), "layers": LayerPatterns.from_json(data["layers"])}
+    return ExportJob(**{**data, "outputs": tuple(data["outputs"]), "frames": (low, best, high)})
+
+
+def read_measure(path: Path) -> MeasureJob:
+    """Read what `write_job` wrote."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data |= {"model": _model(data), "layers": LayerPatterns.from_json(data["layers"])}
+    return MeasureJob(**{**data, "outputs": tuple(data["outputs"])})

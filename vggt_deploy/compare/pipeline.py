@@ -1,0 +1,174 @@
+"""The comparison: every variant in a process of its own, on the same pictures.
+
+    pictures ─► question ─► PyTorch FP32 ─► (export ─►) measure each variant ─► report
+                (identify)   (reference)     metrics against the reference
+
+This process imports no torch, onnx or onnxruntime: it starts workers, reads what they wrote, and
+computes the metrics.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from vggt_deploy.artifact import locked
+from vggt_deploy.compare.environment import describe_environment, usable_cpus
+from vggt_deploy.compare.jobs import LayerPatterns, ModelQuestion
+from vggt_deploy.compare.pictures import draw_depth_pictures
+from vggt_deploy.compare.plots import draw_plots
+from vggt_deploy.compare.question import Pictures, Settings, build_question, read_pictures
+from vggt_deploy.compare.recommend import recommend
+from vggt_deploy.compare.report import SCHEMA, ComparisonReport, Row, write_report
+from vggt_deploy.compare.rows import Sweep, identify_model
+from vggt_deploy.compare.state import Folder, begin, check_folder
+from vggt_deploy.compare.subjects import OUTPUT_TENSORS
+from vggt_deploy.compare.summary import write_summary
+from vggt_deploy.compare.variants import parse_variants
+from vggt_deploy.errors import UsageError
+
+WORKER = (sys.executable, "-m", "vggt_deploy.compare.worker")
+OUTPUT_GROUPS = tuple(OUTPUT_TENSORS)
+
+
+def compare(
+    model_spec: str,
+    images_dir: Path | str,
+    *,
+    output_dir: Path | str,
+    schemes: str | Sequence[str] = "all",
+    runtimes: str | Sequence[str] = "torch,onnxruntime",
+    max_images: int | None = None,
+    height: int | None = None,
+    width: int = 518,
+    mode: Literal["crop", "pad"] = "crop",
+    skip_bad_images: bool = False,
+    outputs: Sequence[str] = OUTPUT_GROUPS,
+    precision: Literal["fp32", "fp16", "bf16"] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    sensitive: Sequence[str] = (),
+    config: str | None = None,
+    revision: str | None = None,
+    warmup: int = 1,
+    repeats: int = 5,
+    threads: int | None = None,
+    timeout_s: float = 3600.0,
+    verify: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+    worker_command: Sequence[str] = WORKER,
+) -> ComparisonReport:
+    """Compare schemes and runtimes with PyTorch FP32, and write report, summary and pictures.
+
+    Args:
+        model_spec: checkpoint file or folder, Hugging Face id, or `random:<config>[:seed]`.
+        images_dir: pictures of one scene, as `find_images` finds them.
+        output_dir: where everything goes; must be new or empty, unless `resume` or `overwrite`.
+        schemes: "all" or labels such as `int8_pc_sym+dynamic`, comma-separated or a sequence.
+        runtimes: `torch`, `onnxruntime`. PyTorch FP32 is always part of it.
+        max_images: use the first so many pictures; None uses all.
+        height: None takes what the pictures give at `width`.
+        width: in pixels, a multiple of 14.
+        mode: how pictures are brought to size, `crop` or `pad`.
+        skip_bad_images: leave out pictures that can't be read, and name them in the report.
+        outputs: groups to compute and compare: `pose`, `depth`, `points`.
+        precision: float type of what is not integer in the integer schemes; None takes each
+            scheme's own. The schemes fp32, fp16 and bf16 are what their names say.
+        include: patterns of layers that become integers as well.
+        exclude: patterns of layers that stay float.
+        sensitive: patterns of the 8-bit layers of `mixed`.
+        config: name of the architecture; None finds it by the checkpoint's keys.
+        revision: of a Hugging Face model; None takes its newest and records the commit.
+        warmup: calls before timing.
+        repeats: timed calls.
+        threads: of every variant; None takes the CPUs that this process may use.
+        timeout_s: for each process: one export, or one measurement.
+        verify: let each export check its graph against PyTorch as well.
+        resume: keep the finished rows in `output_dir`; refused if the question changed.
+        overwrite: remove a former comparison in `output_dir` and begin again.
+        console: where progress goes; None is stderr. `Console(quiet=True)` says nothing.
+        worker_command: what is started as `COMMAND JOB FILE` for each job.
+
+    Returns:
+        The report, as written to `comparison_report.json`.
+
+    A variant that fails is a row with its error. Raises CompareError if the reference itself fails.
+    """
+    settings = Settings(
+        model=ModelQuestion(model_spec, config, revision),
+        variants=parse_variants(schemes, runtimes),
+        outputs=_check_outputs(outputs),
+        precision=precision,
+        layers=LayerPatterns(tuple(include), tuple(exclude), tuple(sensitive)),
+        warmup=warmup,
+        repeats=repeats,
+        threads=usable_cpus() if threads is None else threads,
+        verify=verify,
+        timeout_s=timeout_s,
+    )
+    settings.check()
+    folder = Folder(Path(output_dir).expanduser().absolute())
+    console = console or Console(stderr=True)
+    with locked(folder.root):
+        check_folder(folder.root, resume=resume, overwrite=overwrite)
+        pictures = read_pictures(
+            images_dir,
+            max_images=max_images,
+            mode=mode,
+            width=width,
+            height=height,
+            skip_bad=skip_bad_images,
+        )
+        console.print(pictures.note, highlight=False)
+        identity = identify_model(settings, worker_command, console)
+        settings = settings.resolved(identity)
+        question = build_question(settings, pictures, identity)
+        begin(folder, question, resume=resume, overwrite=overwrite)
+        pictures.save(folder.images)
+        sweep = Sweep(settings, folder, pictures, identity, tuple(worker_command), console)
+        rows = sweep.run()
+        return _report(folder, settings, pictures, question, rows, console)
+
+
+def _check_outputs(outputs: Sequence[str]) -> tuple[str, ...]:
+    """The groups in their fixed order, each once."""
+    unknown = [name for name in outputs if name not in OUTPUT_GROUPS]
+    if unknown or not outputs:
+        what = f"unknown outputs {unknown[0]!r}" if unknown else "no outputs are asked for"
+        raise UsageError(what, f"use one or more of: {', '.join(OUTPUT_GROUPS)}")
+    return tuple(name for name in OUTPUT_GROUPS if name in outputs)
+
+
+def _report(
+    folder: Folder,
+    settings: Settings,
+    pictures: Pictures,
+    question: dict[str, Any],
+    rows: tuple[Row, ...],
+    console: Console,
+) -> ComparisonReport:
+    random_weights = question["model"]["kind"] == "random"
+    report = ComparisonReport(
+        schema=SCHEMA,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        folder=folder.root,
+        question=question,
+        environment=describe_environment(),
+        command=tuple(sys.argv),
+        rows=rows,
+        recommendations=recommend(rows, random_weights=random_weights),
+        notes=(pictures.note,),
+    )
+    write_report(report)
+    write_summary(report)
+    console.print("drawing the plots and the depth pictures", highlight=False)
+    draw_plots(report)
+    draw_depth_pictures(report, folder, settings.variants)
+    return report

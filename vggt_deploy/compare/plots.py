@@ -1,0 +1,215 @@
+"""`comparison_plots.png`: size, latency, compression, depth MAE, depth PSNR, accuracy against size.
+
+Five panels of horizontal bars, one bar for each variant that has the number, and one scatter plot.
+The height grows with the number of variants, so that forty labels stay readable. Colour is the
+runtime; a hatched bar has dynamic activations. Values stand at the bars: nothing has to be read off
+an axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vggt_deploy.compare.report import PLOTS_NAME, ComparisonReport, Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Blue and vermillion of Okabe and Ito: told apart under every common colour blindness.
+COLOURS = {"torch": "#0072B2", "onnxruntime": "#D55E00"}
+NAMES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
+INCH_PER_BAR = 0.21
+DPI = 120
+
+Value = Callable[[Row], float | None]
+
+
+def draw_plots(report: ComparisonReport) -> Path:
+    """Write comparison_plots.png into the report's folder."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = [row for row in report.rows if row.measured is not None]
+    panel = max(3.6, 1.1 + INCH_PER_BAR * len(rows))
+    figure = Figure(figsize=(20.0, 2 * panel + 1.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 3)
+    torch_ms = _median(report.reference)
+    onnx = report.row("onnxruntime/fp32")
+    onnx_ms = _median(onnx) if onnx is not None else None
+    lines = [(torch_ms, "torch"), (onnx_ms, "onnxruntime")]
+    _bars(axes[0, 0], rows, _disk_mb, "on disk, MB", "Size of checkpoint and artifacts")
+    _bars(axes[0, 1], rows, _median, "median, ms", f"Latency, {_calls(report)}", lines)
+    _bars(
+        axes[0, 2], rows, lambda row: report.ratios(row).compression,
+        "FP32 bytes / bytes on disk", "Compression",
+    )  # fmt: skip
+    _bars(axes[1, 0], rows, _depth_mae, "MAE", "Depth: mean absolute error against PyTorch FP32")
+    _bars(
+        axes[1, 1],
+        rows,
+        _depth_psnr,
+        "PSNR, dB",
+        "Depth: PSNR against PyTorch FP32 (more is better)",
+    )
+    _scatter(axes[1, 2], rows)
+    figure.suptitle(_title(report), fontsize=13)
+    path = report.folder / PLOTS_NAME
+    figure.savefig(path, dpi=DPI)
+    return path
+
+
+def _calls(report: ComparisonReport) -> str:
+    threads = report.question["threads"]
+    return f"{report.question['repeats']} calls, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _title(report: ComparisonReport) -> str:
+    images = report.question["images"]
+    title = (
+        f"{report.question['model']['spec']}, {images['frames']} pictures of "
+        f"{images['height']} x {images['width']}, {report.environment.cpu}"
+    )
+    return f"{title}\nrandom weights: accuracy is no evidence" if report.random_weights else title
+
+
+def _median(row: Row) -> float | None:
+    return row.measured.latency.median_ms if row.measured else None
+
+
+def _disk_mb(row: Row) -> float | None:
+    size = row.measured.disk_bytes if row.measured else None
+    return size / 1e6 if size is not None else None
+
+
+def _depth_mae(row: Row) -> float | None:
+    return row.accuracy["depth"].mae if "depth" in row.accuracy else None
+
+
+def _depth_psnr(row: Row) -> float | None:
+    return row.accuracy["depth"].psnr_db if "depth" in row.accuracy else None
+
+
+def _abs_rel(row: Row) -> float | None:
+    return row.geometry.depth.abs_rel if row.geometry and row.geometry.depth else None
+
+
+def _plot_label(row: Row) -> str:
+    """The scheme alone: colour and legend say the runtime."""
+    return row.label.partition("/")[2]
+
+
+def _bars(
+    axes: Axes,
+    rows: Sequence[Row],
+    value: Value,
+    unit: str,
+    title: str,
+    lines: Sequence[tuple[float | None, str]] = (),
+) -> None:
+    """One bar per row that has the value, top to bottom in the order of the rows."""
+    axes.set_title(title, fontsize=11)
+    found = [(row, number) for row in rows if (number := value(row)) is not None]
+    if not found:
+        _nothing(axes)
+        return
+    numbers = [number for _, number in found]
+    bars = axes.barh(
+        range(len(found)),
+        numbers,
+        color=[COLOURS[row.runtime] for row, _ in found],
+        height=0.72,
+    )
+    for bar, (row, _) in zip(bars, found, strict=True):
+        if row.activations == "dynamic":
+            bar.set_hatch("////")
+            bar.set_edgecolor("white")
+    axes.bar_label(bars, [f"{number:.3g}" for number in numbers], padding=3, fontsize=8)
+    axes.set_yticks(range(len(found)), [_plot_label(row) for row, _ in found], fontsize=8)
+    axes.set_ylim(len(found) - 0.4, -0.6)
+    axes.set_xlim(0.0, (max(numbers) or 1.0) * 1.15)
+    axes.set_xlabel(unit, fontsize=9)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    for position, runtime in lines:
+        if position is not None:
+            axes.axvline(position, color=COLOURS[runtime], linestyle="--", linewidth=1.2)
+    _legend(axes, [row for row, _ in found], [name for p, name in lines if p is not None])
+
+
+def _legend(axes: Axes, rows: Sequence[Row], lines: Sequence[str] = ()) -> None:
+    """Runtimes, hatching and FP32 lines that this panel really has, outside the bars."""
+    from matplotlib.artist import Artist
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Artist] = [
+        Patch(facecolor=colour, label=NAMES[runtime])
+        for runtime, colour in COLOURS.items()
+        if any(row.runtime == runtime for row in rows)
+    ]
+    if any(row.activations == "dynamic" for row in rows):
+        handles.append(
+            Patch(facecolor="grey", edgecolor="white", hatch="////", label="dynamic activations")
+        )
+    handles += [
+        Line2D([], [], color=COLOURS[name], linestyle="--", label=f"{NAMES[name]} FP32")
+        for name in lines
+    ]
+    axes.legend(
+        handles=handles,
+        fontsize=8,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.11),
+        ncols=len(handles),
+        frameon=False,
+    )
+
+
+def _scatter(axes: Axes, rows: Sequence[Row]) -> None:
+    """Depth AbsRel over bytes on disk, for what is a file; labels in a column at the right."""
+    axes.set_title("Accuracy against size (lower left is better)", fontsize=11)
+    points = [
+        (size, error, row)
+        for row in rows
+        if row.runtime != "torch"
+        and (size := _disk_mb(row)) is not None
+        and (error := _abs_rel(row)) is not None
+    ]
+    if not points:
+        _nothing(axes)
+        return
+    points.sort(key=lambda point: (point[1], point[0]))
+    for size, error, row in points:
+        marker = "D" if row.activations == "dynamic" else "o"
+        axes.plot(size, error, marker, color=COLOURS[row.runtime], markersize=6, alpha=0.8)
+    largest_error = max(error for _, error, _ in points) or 1.0
+    largest_size = max(size for size, _, _ in points)
+    axes.set_xlim(0.0, largest_size * 1.06)
+    axes.set_ylim(-0.04 * largest_error, 1.06 * largest_error)
+    axes.set_xlabel("artifact on disk, MB", fontsize=9)
+    axes.set_ylabel("depth AbsRel against PyTorch FP32", fontsize=9)
+    axes.grid(alpha=0.3)
+    # Labels evenly spread beside the axes, in the order of the errors: they never overlap, however
+    # close the points are.
+    for i, (size, error, row) in enumerate(points):
+        height = (i + 0.5) / len(points)
+        axes.annotate(
+            f"{_plot_label(row)}  {error:.2g}",
+            xy=(size, error),
+            xytext=(1.05, height),
+            textcoords="axes fraction",
+            fontsize=8,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkB": 3},
+        )
+    kinds = "circle: float activations, diamond: dynamic activations"
+    axes.text(0.5, -0.16, kinds, fontsize=8, ha="center", va="center", transform=axes.transAxes)
+
+
+def _nothing(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes)
+    axes.set_xticks([])
+    axes.set_yticks([])

@@ -1,0 +1,122 @@
+"""One job, one process: start it, wait, end it, and say in words how it ended.
+
+A variant may run out of memory, crash the interpreter or hang; none of that may touch the others,
+and its peak memory must be its own. So every measurement is a fresh interpreter in a session of its
+own, which is killed as a group when time is up or the parent is interrupted. When the parent itself
+is killed, the kernel ends the worker (`die_with_parent`): an orphan would go on using memory and
+write into a folder that the next run owns.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+TAIL_LINES = 20
+TAIL_BYTES = 16_384
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a process ended; `returncode` is negative for a signal, as `subprocess` gives it."""
+
+    returncode: int
+    timed_out: bool
+    seconds: float
+    tail: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Ended by itself with code 0."""
+        return self.returncode == 0 and not self.timed_out
+
+    def describe(self) -> str:
+        """How it ended, in one sentence."""
+        if self.timed_out:
+            return f"stopped after {self.seconds:.0f} s: time limit"
+        if self.returncode == -signal.SIGKILL:
+            return (
+                "killed by signal 9 (SIGKILL): most likely the system ran out of memory "
+                "(see the kernel's log)"
+            )
+        if self.returncode < 0:
+            return (
+                f"crashed: killed by signal {-self.returncode} ({_signal_name(-self.returncode)})"
+            )
+        if self.returncode > 0:
+            last = f": {self.tail[-1]}" if self.tail else " and said nothing"
+            return f"ended with code {self.returncode}{last}"
+        return "ended with code 0"
+
+
+def run_process(
+    command: Sequence[str], *, log: Path, timeout_s: float, environment: Mapping[str, str]
+) -> Outcome:
+    """Run `command` to its end; its output goes to `log`, whose last lines come back.
+
+    A KeyboardInterrupt, or any other exception here, ends the process group before it goes on up.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    timed_out = False
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **environment},
+        )
+        try:
+            process.wait(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            timed_out = True
+        finally:
+            _end_group(process)
+    return Outcome(process.returncode, timed_out, time.monotonic() - start, _tail(log))
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill whatever is left of the process and its children, and reap it."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # nothing left: the ordinary case
+    except PermissionError:
+        process.kill()  # macOS says this of a group that holds only zombies
+    process.wait()
+
+
+def _tail(log: Path) -> tuple[str, ...]:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+        text = file.read().decode("utf-8", errors="replace")
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return tuple(lines[-TAIL_LINES:])
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown signal"
+
+
+def die_with_parent(parent: int) -> None:
+    """Called first in a worker: ask the kernel (Linux) for SIGKILL when the parent ends.
+
+    `parent` is the process id that started us: if it is already gone, we end here.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        raise SystemExit("the process that started this worker is gone")

@@ -1,0 +1,273 @@
+"""The result of a comparison, as data, and its JSON.
+
+`comparison_report.json` is the dataclasses below, field by field, under a schema number; a field is
+added only together with a higher number. None means: not measured, and a note or the row's error
+says why.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vggt_deploy.compare.environment import Environment
+from vggt_deploy.compare.geometry import GeometryMetrics
+from vggt_deploy.compare.jobs import write_json
+from vggt_deploy.compare.latency import Latency
+from vggt_deploy.compare.metrics import TensorMetrics
+from vggt_deploy.errors import CompareError
+
+SCHEMA = 1
+REPORT_NAME = "comparison_report.json"
+SUMMARY_NAME = "comparison_summary.txt"
+PLOTS_NAME = "comparison_plots.png"
+
+Status = Literal["done", "failed", "refused"]
+DiskKind = Literal["artifact folder", "checkpoint file", "state dict saved"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a row has no numbers. `tail`: the last lines that the process wrote."""
+
+    stage: Literal["scheme table", "export", "measure", "accuracy"]
+    message: str
+    fix: str | None = None
+    tail: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Failure:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**{**data, "tail": tuple(data["tail"])})
+
+
+@dataclass(frozen=True)
+class ExportMeasure:
+    """Making the artifact, in a process of its own: whole-process seconds and peak memory.
+
+    `steps` are the exporter's own timings. `verified`: it compared the graph with PyTorch.
+    """
+
+    seconds: float
+    peak_rss_bytes: int
+    verified: bool
+    bytes_total: int
+    steps: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one variant cost.
+
+    disk_bytes      what `disk_kind` says, weighed on disk; None for a PyTorch variant with
+                    integers, which is never a file: that one has `held_bytes` alone
+    held_bytes      PyTorch only: bytes of the parameters and buffers in memory
+    load_ms         from nothing in memory to ready to run. PyTorch with a scheme: reading the FP32
+                    weights (random ones: making them) and quantizing them; ONNX Runtime: checking
+                    hashes and opening the session
+    peak_rss_bytes  the most memory the process ever had (VmHWM), libraries included
+    libraries_rss_bytes  of which were there before loading, with the runtime imported
+    load_average    of the machine when this variant started (1 minute)
+    """
+
+    latency: Latency
+    load_ms: float
+    peak_rss_bytes: int
+    peak_rss_source: str
+    libraries_rss_bytes: int | None
+    disk_bytes: int | None
+    disk_kind: DiskKind | None
+    held_bytes: int | None
+    load_average: float | None
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Measured:
+        """The inverse of `dataclasses.asdict`."""
+        latency = Latency.from_json(data["latency"])
+        return cls(**{**data, "latency": latency, "notes": tuple(data["notes"])})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant. `failure` is set unless `status` is "done".
+
+    `support` is what the runtime makes of the scheme, by the scheme table: "real", "storage: ...".
+    """
+
+    runtime: str
+    scheme: str
+    activations: str
+    status: Status
+    support: str
+    failure: Failure | None = None
+    export: ExportMeasure | None = None
+    measured: Measured | None = None
+    accuracy: dict[str, TensorMetrics] = field(default_factory=dict)
+    geometry: GeometryMetrics | None = None
+    command: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """As `Variant.label`."""
+        plus = "" if self.activations == "float" else f"+{self.activations}"
+        return f"{self.runtime}/{self.scheme}{plus}"
+
+    @property
+    def finite(self) -> bool:
+        """No output holds NaN or an infinite value."""
+        return all(metrics.finite for metrics in self.accuracy.values())
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Row:
+        """The inverse of `dataclasses.asdict`."""
+        accuracy = {k: TensorMetrics.from_json(v) for k, v in data["accuracy"].items()}
+        return cls(
+            **{
+                **data,
+                "failure": Failure.from_json(data["failure"]) if data["failure"] else None,
+                "export": ExportMeasure(**data["export"]) if data["export"] else None,
+                "measured": Measured.from_json(data["measured"]) if data["measured"] else None,
+                "accuracy": accuracy,
+                "geometry": GeometryMetrics.from_json(data["geometry"])
+                if data["geometry"]
+                else None,
+                "command": tuple(data["command"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """A row against the references of the same run; None where one side was not measured.
+
+    compression   bytes of the same weights in FP32 / bytes of the artifact. The FP32 side is what
+                  PyTorch FP32 holds in memory for the heads compared, so that a checkpoint with a
+                  head nobody asked for flatters no scheme
+    speedup_*     median latency of the FP32 variant / median latency of this one: above 1 is faster
+    """
+
+    compression: float | None
+    speedup_torch_fp32: float | None
+    speedup_onnxruntime_fp32: float | None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One piece of advice: `label` is None where nothing can honestly be recommended."""
+
+    purpose: Literal["production", "edge", "best accuracy", "fastest here"]
+    label: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class ComparisonReport:
+    """Everything one comparison found out. `question` is what was asked, as in question.json."""
+
+    schema: int
+    created: str
+    folder: Path
+    question: dict[str, Any]
+    environment: Environment
+    command: tuple[str, ...]
+    rows: tuple[Row, ...]
+    recommendations: tuple[Recommendation, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def reference(self) -> Row:
+        """PyTorch FP32; always measured, or there is no report."""
+        return self.rows[0]
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether the weights are random numbers, so that accuracy means nothing."""
+        return bool(self.question["model"]["kind"] == "random")
+
+    @property
+    def pictures(self) -> list[str]:
+        """Names of the pictures, in order."""
+        return [image["name"] for image in self.question["images"]["files"]]
+
+    def row(self, label: str) -> Row | None:
+        """The row of that label, if it was asked for."""
+        return next((row for row in self.rows if row.label == label), None)
+
+    def ratios(self, row: Row) -> Ratios:
+        """Size and speed of a row against FP32 in the same run."""
+        return ratios(row, self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of comparison_report.json; the ratios are written out for each row."""
+        data = asdict(self)
+        data["folder"] = str(self.folder)
+        for row, entry in zip(self.rows, data["rows"], strict=True):
+            entry["label"] = row.label
+            entry["ratios"] = asdict(self.ratios(row))
+        return data
+
+
+def ratios(row: Row, rows: tuple[Row, ...]) -> Ratios:
+    """Size and speed of a row against the FP32 rows among `rows`; the first is PyTorch FP32."""
+    measured, reference = row.measured, rows[0].measured
+    onnx = next((r.measured for r in rows if r.label == "onnxruntime/fp32"), None)
+    if measured is None or reference is None:
+        return Ratios(None, None, None)
+    compression = None
+    if measured.disk_kind == "artifact folder" and measured.disk_bytes and reference.held_bytes:
+        compression = reference.held_bytes / measured.disk_bytes
+    median = measured.latency.median_ms
+    return Ratios(
+        compression=compression,
+        speedup_torch_fp32=reference.latency.median_ms / median,
+        speedup_onnxruntime_fp32=onnx.latency.median_ms / median if onnx is not None else None,
+    )
+
+
+def write_report(report: ComparisonReport) -> Path:
+    """Write comparison_report.json into the report's folder."""
+    path = report.folder / REPORT_NAME
+    write_json(path, report.to_json())
+    return path
+
+
+def read_report(path: Path) -> ComparisonReport:
+    """Read a comparison_report.json, or the folder that holds one."""
+    path = path / REPORT_NAME if path.is_dir() else path
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CompareError(f"can't read {path} ({error.strerror})", "give a report") from error
+    except ValueError as error:
+        raise CompareError(f"{path} is not JSON: {error}", "run compare again") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else None
+        raise CompareError(
+            f"{path} has schema {found!r}, this version reads {SCHEMA}",
+            "read it with the version that wrote it, or run compare again",
+        )
+    try:
+        return _decode(data, path.parent)
+    except (KeyError, TypeError) as error:
+        raise CompareError(f"{path} is no whole report: {error}", "run compare again") from error
+
+
+def _decode(data: dict[str, Any], folder: Path) -> ComparisonReport:
+    rows = []
+    for entry in data["rows"]:
+        rows.append(Row.from_json({k: v for k, v in entry.items() if k not in ("label", "ratios")}))
+    flags = tuple(data["environment"]["cpu_flags"])
+    return ComparisonReport(
+        schema=data["schema"],
+        created=data["created"],
+        folder=folder,
+        question=data["question"],
+        environment=Environment(**{**data["environment"], "cpu_flags": flags}),
+        command=tuple(data["command"]),
+        rows=tuple(rows),
+        recommendations=tuple(Recommendation(**r) for r in data["recommendations"]),
+        notes=tuple(data["notes"]),
+    )

@@ -1,0 +1,162 @@
+"""The folder of a comparison: the question it answers, and the rows that are finished.
+
+    question.json            what was asked; written before anything is measured
+    rows/<variant>.json      one finished row, written whole
+    work/                    the pictures as arrays, jobs, answers
+    outputs/<variant>.npz    what each variant computed
+    artifacts/<scheme>/      the exported artifacts
+    logs/<variant>.log       what each process wrote
+
+A row counts only under the very same question: another picture, weight file, thread count or
+version of a library is another question, and mixing two would put numbers beside each other that do
+not belong together. Failed rows are not finished: memory may be free, a library there, next time.
+Refused rows are: the scheme table does not change under one version.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vggt_deploy.compare.jobs import write_json
+from vggt_deploy.compare.report import PLOTS_NAME, REPORT_NAME, SUMMARY_NAME, Row
+from vggt_deploy.compare.variants import Variant
+from vggt_deploy.errors import CompareError
+
+QUESTION_NAME = "question.json"
+_FOLDERS = ("rows", "work", "outputs", "artifacts", "logs", "depth")
+_FILES = (REPORT_NAME, SUMMARY_NAME, PLOTS_NAME, QUESTION_NAME)
+_SHOWN_DIFFERENCES = 5
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Paths inside an output folder."""
+
+    root: Path
+
+    @property
+    def work(self) -> Path:
+        return self.root / "work"
+
+    @property
+    def images(self) -> Path:
+        return self.work / "images.npy"
+
+    def row(self, variant: Variant) -> Path:
+        return self.root / "rows" / f"{variant.slug}.json"
+
+    def arrays(self, variant: Variant) -> Path:
+        return self.root / "outputs" / f"{variant.slug}.npz"
+
+    def log(self, name: str) -> Path:
+        return self.root / "logs" / f"{name}.log"
+
+    def artifact(self, variant: Variant) -> Path:
+        return self.root / "artifacts" / variant.scheme_label
+
+    def job(self, name: str) -> Path:
+        return self.work / f"{name}.job.json"
+
+    def answer(self, name: str) -> Path:
+        return self.work / f"{name}.answer.json"
+
+
+def check_folder(root: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder whose content this run must not touch; called with the lock held."""
+    if resume and overwrite:
+        raise CompareError("resume and overwrite contradict each other", "use one of them")
+    if root.exists() and not root.is_dir():
+        raise CompareError(f"{root} is a file", "give another folder with -o DIR")
+    if not root.exists() or not any(root.iterdir()):
+        return
+    ours = (root / QUESTION_NAME).is_file()
+    if not ours and (resume or overwrite):
+        raise CompareError(
+            f"{root} is not empty and holds no {QUESTION_NAME}, so no comparison was begun there",
+            "give the folder of a comparison, or an empty one, with -o DIR",
+        )
+    if not resume and not overwrite:
+        raise CompareError(
+            f"{root} is not empty",
+            "add --resume to go on with the comparison in it, --overwrite to begin again, "
+            "or give another folder with -o DIR",
+        )
+
+
+def begin(folder: Folder, question: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+    """Make the folder ready to answer `question`; on resume, insist that it is the same one."""
+    path = folder.root / QUESTION_NAME
+    if overwrite and path.is_file():
+        for name in _FOLDERS:
+            if (folder.root / name).exists():
+                shutil.rmtree(folder.root / name)
+        for name in _FILES:
+            (folder.root / name).unlink(missing_ok=True)
+    if resume and path.is_file():
+        changed = list(differences(_read_question(path), question))
+        if changed:
+            shown = "\n".join(f"  {line}" for line in changed[:_SHOWN_DIFFERENCES])
+            more = len(changed) - _SHOWN_DIFFERENCES
+            shown += f"\n  and {more} more" if more > 0 else ""
+            raise CompareError(
+                f"{folder.root} answers another question than this one:\n{shown}",
+                "ask the same question to resume, or give another folder with -o DIR",
+            )
+    for name in _FOLDERS:
+        (folder.root / name).mkdir(parents=True, exist_ok=True)
+    write_json(path, question)
+
+
+def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
+    """The leaves in which two questions differ, as `place: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            inner = f"{place}.{key}" if place else key
+            yield from differences(old.get(key), new.get(key), inner)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, (a, b) in enumerate(zip(old, new, strict=True)):
+            yield from differences(a, b, f"{place}[{i}]")
+    elif old != new:
+        yield f"{place}: {_short(old)} -> {_short(new)}"
+
+
+def save_row(folder: Folder, variant: Variant, row: Row) -> None:
+    """Keep a finished row."""
+    write_json(folder.row(variant), asdict(row))
+
+
+def finished_row(folder: Folder, variant: Variant) -> Row | None:
+    """The row of `variant` that a former run of the same question finished, if it did."""
+    path = folder.row(variant)
+    if not path.is_file():
+        return None
+    try:
+        row = Row.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CompareError(
+            f"{path} can't be read: {error}", "delete that file, and the variant is measured again"
+        ) from error
+    if row.status == "failed":
+        return None
+    if row.status == "done" and not folder.arrays(variant).is_file():
+        return None
+    return row
+
+
+def _read_question(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CompareError(
+            f"{path} can't be read: {error}", "begin again with --overwrite or in another folder"
+        ) from error
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -1,0 +1,173 @@
+"""The two kinds of thing that a worker measures: a PyTorch variant and an ONNX Runtime session.
+
+A subject imports its libraries when it is made, loads in `load`, and can then be called. So memory
+and time of the libraries, of loading, and of a call can be told apart.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_deploy.compare.jobs import MeasureJob
+from vggt_deploy.errors import CompareError
+
+if TYPE_CHECKING:
+    from vggt_deploy.engines.runtime import Session
+    from vggt_deploy.model.vggt import VGGT
+
+# What each group of outputs needs in PyTorch, and the tensors it gives.
+OUTPUT_HEADS = {"pose": "camera", "depth": "depth", "points": "point"}
+OUTPUT_TENSORS = {
+    "pose": ("pose_enc",),
+    "depth": ("depth", "depth_conf"),
+    "points": ("world_points", "world_points_conf"),
+}
+
+Arrays = dict[str, NDArray[np.float32]]
+
+
+class Subject(Protocol):
+    """Something to measure."""
+
+    def load(self) -> None:
+        """From nothing in memory to ready to run."""
+
+    def run(self, images: NDArray[np.float32]) -> dict[str, Any]:
+        """One whole call: images [1, S, 3, H, W] to outputs, as this runtime gives them."""
+
+    def arrays(self, outputs: dict[str, Any]) -> Arrays:
+        """The outputs as float32 arrays; not part of the timed call."""
+
+    def held_bytes(self) -> int | None:
+        """Bytes of parameters and buffers in memory; None where they can't be counted."""
+
+    def saved_bytes(self, probe: Path) -> int:
+        """Bytes of the weights as a file: saved to `probe`, weighed, and deleted."""
+
+
+def make_subject(job: MeasureJob) -> Subject:
+    """Import what the job's runtime needs."""
+    return TorchSubject(job) if job.runtime == "torch" else SessionSubject(job)
+
+
+def wanted_tensors(outputs: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the tensors in these groups of outputs."""
+    return tuple(name for group in outputs for name in OUTPUT_TENSORS[group])
+
+
+class TorchSubject:
+    """A PyTorch variant on the CPU, in eager mode.
+
+    FP32 is the plain model with the checkpoint's own weights, no rewrite folded in: the reference
+    owes nothing to the code that the other variants go through.
+    """
+
+    def __init__(self, job: MeasureJob) -> None:
+        import torch
+
+        import vggt_deploy.model.weights
+        import vggt_deploy.quantize.apply  # noqa: F401  imported here so that load() does not pay
+
+        torch.set_num_threads(job.threads)
+        self._job = job
+        self._model: VGGT | None = None
+
+    def load(self) -> None:
+        from vggt_deploy.model.fold import FoldedWeights
+        from vggt_deploy.model.weights import load_model, open_weights
+        from vggt_deploy.quantize.apply import build_quantized
+        from vggt_deploy.quantize.schemes import get_scheme
+
+        job = self._job
+        heads = cast(Any, frozenset(OUTPUT_HEADS[group] for group in job.outputs))
+        if job.scheme == "fp32":
+            self._model = load_model(
+                job.model.spec, config=job.model.config, revision=job.model.revision, heads=heads
+            )
+            return
+        config, source = open_weights(
+            job.model.spec, config=job.model.config, revision=job.model.revision
+        )
+        self._model = build_quantized(
+            config,
+            FoldedWeights(source, config),
+            get_scheme(job.scheme),
+            activations=cast(Any, job.activations),
+            heads=heads,
+            include=job.layers.include,
+            exclude=job.layers.exclude,
+            sensitive=job.layers.sensitive,
+            precision=cast(Any, job.precision),
+        )
+
+    def _loaded(self) -> VGGT:
+        if self._model is None:
+            raise CompareError("the model is not loaded", "call load() first")
+        return self._model
+
+    def run(self, images: NDArray[np.float32]) -> dict[str, Any]:
+        import torch
+
+        with torch.inference_mode():
+            outputs: dict[str, Any] = self._loaded()(torch.from_numpy(images))
+        return outputs
+
+    def arrays(self, outputs: dict[str, Any]) -> Arrays:
+        names = wanted_tensors(self._job.outputs)
+        return {name: outputs[name].float().numpy().astype(np.float32) for name in names}
+
+    def held_bytes(self) -> int | None:
+        state = self._loaded().state_dict(keep_vars=True)
+        return sum(int(tensor.nbytes) for tensor in state.values())
+
+    def saved_bytes(self, probe: Path) -> int:
+        import torch
+
+        try:
+            # torch.save streams one storage after the other; safetensors would copy them all first.
+            torch.save(self._loaded().state_dict(), probe)
+            return probe.stat().st_size
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+class SessionSubject:
+    """An artifact in ONNX Runtime on the CPU."""
+
+    def __init__(self, job: MeasureJob) -> None:
+        import onnxruntime  # noqa: F401  imported here so that load() does not pay
+
+        import vggt_deploy.engines.runtime  # noqa: F401
+
+        self._job = job
+        self._session: Session | None = None
+
+    def load(self) -> None:
+        from vggt_deploy.engines.runtime import open_session
+
+        job = self._job
+        if job.artifact is None:
+            raise CompareError("an ONNX Runtime job has no artifact", "export it first")
+        self._session = open_session(
+            Path(job.artifact), runtime="onnxruntime", provider="cpu", threads=job.threads
+        )
+
+    def run(self, images: NDArray[np.float32]) -> dict[str, Any]:
+        if self._session is None:
+            raise CompareError("the session is not open", "call load() first")
+        outputs: dict[str, Any] = self._session.run(images)
+        return outputs
+
+    def arrays(self, outputs: dict[str, Any]) -> Arrays:
+        names = wanted_tensors(self._job.outputs)
+        return {name: np.asarray(outputs[name], dtype=np.float32) for name in names}
+
+    def held_bytes(self) -> int | None:
+        return None
+
+    def saved_bytes(self, probe: Path) -> int:
+        raise CompareError(f"an artifact is a folder already, not {probe}", "weigh the folder")

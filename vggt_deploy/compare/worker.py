@@ -1,0 +1,186 @@
+"""One job in a process of its own: `python -m vggt_deploy.compare.worker JOB FILE`.
+
+JOB is identify, export or measure; FILE a job written by `jobs.write_job`. The answer goes to the
+file that the job names: {"ok": {...}}, or {"error": {...}} and exit code 1 for an error that we
+understand. Anything else (a missing library, a crash) is left to Python: its traceback is in the
+log, the exit code is not 0, there is no answer, and the parent reports that.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vggt_deploy.compare.environment import load_average
+from vggt_deploy.compare.jobs import (
+    ExportJob,
+    IdentifyJob,
+    MeasureJob,
+    read_export,
+    read_identify,
+    read_measure,
+    write_json,
+)
+from vggt_deploy.compare.latency import measure
+from vggt_deploy.compare.memory import peak_rss_bytes, rss_bytes
+from vggt_deploy.compare.processes import die_with_parent
+from vggt_deploy.compare.subjects import make_subject
+from vggt_deploy.errors import CompareError, DeployError
+
+Answer = dict[str, Any]
+Job = ExportJob | IdentifyJob | MeasureJob
+
+
+def identify(job: IdentifyJob) -> Answer:
+    """Which weights and which architecture; downloads what has to be downloaded."""
+    from vggt_deploy.model.weights import open_weights
+
+    config, source = open_weights(
+        job.model.spec, config=job.model.config, revision=job.model.revision
+    )
+    origin = source.origin
+    size = None if origin.kind == "random" else _checkpoint_bytes(job.model.spec, origin.revision)
+    return {
+        "config": config.name,
+        "kind": origin.kind,
+        "revision": origin.revision,
+        "sha256": origin.sha256,
+        "licence": origin.licence,
+        "checkpoint_bytes": size,
+    }
+
+
+def _checkpoint_bytes(spec: str, commit: str | None) -> int:
+    """Bytes of the file that `open_weights` reads for this spec."""
+    from vggt_deploy.model import hub
+
+    path = Path(spec).expanduser()
+    if not path.exists():
+        path = hub.fetch(spec, commit).path  # already downloaded: this finds it in the cache
+    if path.is_dir():
+        files = (path / name for name in ("model.safetensors", "model.pt"))
+        path = next(file for file in files if file.is_file())
+    return path.stat().st_size
+
+
+def run_export(job: ExportJob) -> Answer:
+    """Write the artifact; whole-process peak memory and the exporter's own timings."""
+    import torch
+
+    from vggt_deploy.export import export
+
+    torch.set_num_threads(job.threads)
+    start = time.perf_counter()
+    result = export(
+        job.model.spec,
+        job.scheme,
+        activations=job.activations,  # type: ignore[arg-type]  # checked by parse_variants
+        precision=job.precision,  # type: ignore[arg-type]
+        outputs=job.outputs,
+        height=job.height,
+        width=job.width,
+        frames=job.frames,
+        output_dir=Path(job.folder),
+        include=job.layers.include,
+        exclude=job.layers.exclude,
+        sensitive=job.layers.sensitive,
+        verify=job.verify,
+        overwrite=True,
+        config=job.model.config,
+        revision=job.model.revision,
+    )
+    return {
+        "seconds": time.perf_counter() - start,
+        "peak_rss_bytes": peak_rss_bytes()[0],
+        "verified": job.verify,
+        "steps": dict(result.seconds),
+    }
+
+
+def run_measure(job: MeasureJob) -> Answer:
+    """Load one variant, time it, write what it computed.
+
+    Peak memory is read before the outputs are written and before the weights are weighed.
+    """
+    images = np.load(job.images)[None]
+    load_before = load_average()
+    subject = make_subject(job)
+    libraries = rss_bytes()
+    start = time.perf_counter()
+    subject.load()
+    load_ms = (time.perf_counter() - start) * 1e3
+    latency, outputs = measure(lambda: subject.run(images), warmup=job.warmup, repeats=job.repeats)
+    peak, source = peak_rss_bytes()
+    _write_arrays(Path(job.arrays), subject.arrays(outputs))
+    del outputs
+    saved, notes = _saved_bytes(subject.saved_bytes, job.size_probe)
+    return {
+        "latency": latency.to_json(),
+        "load_ms": load_ms,
+        "peak_rss_bytes": peak,
+        "peak_rss_source": source,
+        "libraries_rss_bytes": libraries,
+        "held_bytes": subject.held_bytes(),
+        "saved_bytes": saved,
+        "load_average": load_before,
+        "notes": notes,
+    }
+
+
+def _saved_bytes(weigh: Callable[[Path], int], probe: str | None) -> tuple[int | None, list[str]]:
+    """The size of the weights as a file; a disk too small for them costs that number only."""
+    if probe is None:
+        return None, []
+    try:
+        return weigh(Path(probe)), []
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        return None, [f"the weights could not be saved to be weighed: {error}"]
+
+
+def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _prepare(kind: str, path: Path) -> tuple[Job, Callable[[], Answer]]:
+    """The job in the file, and the work that it means."""
+    match kind:
+        case "identify":
+            identify_job = read_identify(path)
+            return identify_job, partial(identify, identify_job)
+        case "export":
+            export_job = read_export(path)
+            return export_job, partial(run_export, export_job)
+        case "measure":
+            measure_job = read_measure(path)
+            return measure_job, partial(run_measure, measure_job)
+    raise CompareError(f"unknown job {kind!r}", "use identify, export or measure")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do the job; 0, or 1 with the error in the answer."""
+    kind, path = arguments
+    job, work = _prepare(kind, Path(path))
+    die_with_parent(job.parent)
+    try:
+        answer: Answer = {"ok": work()}
+    except DeployError as error:
+        answer = {"error": {"message": error.message, "fix": error.fix}}
+        print(error, file=sys.stderr)
+    write_json(Path(job.answer), answer)
+    return 0 if "ok" in answer else DeployError.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
