@@ -38,21 +38,31 @@ class CameraHead(nn.Module):
         self.pose_branch = Mlp(dim, dim // 2, POSE_SIZE)
 
     def forward(self, tokens: Tensor, scenes: int) -> list[Tensor]:
-        tokens = self.token_norm(tokens)
-        normalised = F.layer_norm(tokens, tokens.shape[-1:], eps=MODULATION_EPS)
+        tokens, normalised = self.prepare(tokens)
         pose: Tensor | None = None
         emitted = []
         for _ in range(self.iterations):
             # The empty pose [1, 1, 9] is the same for every frame: its modulation broadcasts.
-            embedded = self.embed_pose(self.empty_pose_tokens if pose is None else pose)
-            shift, scale, gate = self.poseLN_modulation(embedded).chunk(3, dim=-1)
-            x = gate * (normalised * (1 + scale) + shift) + tokens
-            for block in self.trunk:
-                x = block(x, scenes=scenes)
-            delta = self.pose_branch(self.trunk_norm(x))
+            delta = self.refine(
+                self.empty_pose_tokens if pose is None else pose, tokens, normalised, scenes
+            )
             pose = delta if pose is None else pose + delta
             emitted.append(activate_pose(pose).reshape(scenes, -1, POSE_SIZE))
         return emitted
+
+    def prepare(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """What all iterations share: the normalised tokens, and those again without an affine."""
+        tokens = self.token_norm(tokens)
+        return tokens, F.layer_norm(tokens, tokens.shape[-1:], eps=MODULATION_EPS)
+
+    def refine(self, pose: Tensor, tokens: Tensor, normalised: Tensor, scenes: int) -> Tensor:
+        """One iteration: raw pose so far [B*S or 1, 1, 9] -> its correction [B*S, 1, 9]."""
+        shift, scale, gate = self.poseLN_modulation(self.embed_pose(pose)).chunk(3, dim=-1)
+        x = gate * (normalised * (1 + scale) + shift) + tokens
+        for block in self.trunk:
+            x = block(x, scenes=scenes)
+        delta: Tensor = self.pose_branch(self.trunk_norm(x))
+        return delta
 
 
 def activate_pose(pose: Tensor) -> Tensor:

@@ -100,9 +100,19 @@ class VGGT(nn.Module):
     def _run(
         self, images: Tensor, fields: GridFields
     ) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor]]:
-        """-> dense outputs, the pose of each iteration, the DPT heads' tokens 4 x [N, h*w, 2C].
+        """-> dense outputs, the pose of each iteration, the DPT heads' tokens 4 x [N, h*w, 2C]."""
+        camera_tokens, dense, tokens = self.run_until_camera(images, fields)
+        poses = [] if camera_tokens is None else self.camera_head(camera_tokens, images.shape[0])
+        return dense, poses, tokens
 
-        The heads compute in FP32 on FP32 tokens, whatever the aggregator's dtype.
+    def run_until_camera(
+        self, images: Tensor, fields: GridFields
+    ) -> tuple[Tensor | None, dict[str, Tensor], list[Tensor]]:
+        """Everything but the camera head and its loop.
+
+        -> the camera tokens [B*S, 1, 2C] it starts from (None without it), the dense outputs, and
+        the DPT heads' tokens 4 x [B*S, h*w, 2C]. The heads compute in FP32 on FP32 tokens, whatever
+        the aggregator's dtype.
         """
         scenes = images.shape[0]
         config, grid = self.config, self.config.grid(images.shape[-2], images.shape[-1])
@@ -110,9 +120,7 @@ class VGGT(nn.Module):
         dense_layers = config.dpt_layers if self.heads - {"camera"} else ()
         keep = frozenset(dense_layers) | ({last} if "camera" in self.heads else set())
         layers = self.aggregator(images, fields, keep)
-        poses: list[Tensor] = []
-        if "camera" in self.heads:
-            poses = self.camera_head(layers[last][:, :1].float(), scenes)
+        camera_tokens = layers[last][:, :1].float() if "camera" in self.heads else None
         tokens = [layers[i][:, config.special_tokens :].float() for i in dense_layers]
         dense: dict[str, Tensor] = {}
         if "depth" in self.heads:
@@ -121,4 +129,4 @@ class VGGT(nn.Module):
         if "point" in self.heads:
             raw = self.point_head(tokens, grid, fields.dpt)
             dense["world_points"], dense["world_points_conf"] = points_and_confidence(raw, scenes)
-        return dense, poses, tokens
+        return camera_tokens, dense, tokens
