@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch import Tensor
 from vggt_deploy.errors import ModelError, UsageError
 from vggt_deploy.model.config import CONFIGS
 from vggt_deploy.model.recipe import recipe_tensor
+from vggt_deploy.model.sources import SafetensorsWeights
 from vggt_deploy.model.weights import (
     WeightSource,
     check_keys,
@@ -197,6 +200,32 @@ def test_a_hostile_pickle_is_not_executed(tmp_path: Path, tensors: dict[str, Ten
     assert not marker.exists()
     torch.load(path, weights_only=False)  # the file is what it claims to be
     assert marker.exists()
+
+
+@given(st.data())
+def test_a_damaged_header_is_refused_or_harmless(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+):
+    """Any byte of the header changed: the file reads as before, or there is one clear error."""
+    path = tmp_path_factory.mktemp("damaged") / "model.safetensors"
+    save_file({"a.weight": torch.ones(2, 3), "b": torch.zeros(4, dtype=torch.float16)}, path)
+    content = bytearray(path.read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    position = data.draw(st.integers(0, header - 1))
+    content[position] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    with contextlib.suppress(ModelError):  # any other exception fails the test
+        source = SafetensorsWeights(path)
+        for key in source.keys():  # noqa: SIM118
+            assert source.load(key).dtype == torch.float32
+
+
+def test_a_custom_config_is_checked_against_the_file(tmp_path: Path, tensors: dict[str, Tensor]):
+    path = write(tmp_path, tensors, "safetensors")
+    custom = replace(CONFIGS["vggt-tiny"], name="custom", camera_iterations=1)
+    assert len(load_model(path, custom)(torch.rand(1, 3, 14, 14))["pose_enc_list"]) == 1
+    with pytest.raises(ModelError, match="does not fit deeper"):
+        load_model(path, replace(custom, name="deeper", encoder_depth=3))
 
 
 def test_not_a_state_dict(tmp_path: Path):

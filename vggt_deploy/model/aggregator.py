@@ -19,17 +19,33 @@ class Aggregator(nn.Module):
     channels, un-normalised. Only the pairs a head asks for are kept: 4 of 24 in VGGT-1B.
     """
 
-    def __init__(self, config: VGGTConfig, *, folded: bool, attention: AttentionKind) -> None:
+    def __init__(
+        self,
+        config: VGGTConfig,
+        *,
+        folded: bool,
+        attention: AttentionKind,
+        keep_layer_scale: bool = False,
+    ) -> None:
         super().__init__()
         embed = config.embed
         # Variant 0 marks the first frame, whose camera is the world; variant 1 all others.
         self.camera_token = nn.Parameter(torch.zeros(1, 2, 1, embed))
         self.register_token = nn.Parameter(torch.zeros(1, 2, config.registers, embed))
-        self.patch_embed = Encoder(config, folded=folded, attention=attention)
+        self.patch_embed = Encoder(
+            config, folded=folded, attention=attention, keep_layer_scale=keep_layer_scale
+        )
 
         def blocks() -> nn.ModuleList:
             return nn.ModuleList(
-                Block(embed, config.heads, qk_norm=True, folded=folded, attention=attention)
+                Block(
+                    embed,
+                    config.heads,
+                    qk_norm=True,
+                    folded=folded,
+                    keep_layer_scale=keep_layer_scale,
+                    attention=attention,
+                )
                 for _ in range(config.depth)
             )
 

@@ -22,13 +22,26 @@ class CameraHead(nn.Module):
     weights are the same in every iteration.
     """
 
-    def __init__(self, config: VGGTConfig, *, folded: bool, attention: AttentionKind) -> None:
+    def __init__(
+        self,
+        config: VGGTConfig,
+        *,
+        folded: bool,
+        attention: AttentionKind,
+        keep_layer_scale: bool = False,
+    ) -> None:
         super().__init__()
         dim = 2 * config.embed
         self.iterations = config.camera_iterations
         self.empty_pose_tokens = nn.Parameter(torch.zeros(1, 1, POSE_SIZE))
         self.trunk = nn.ModuleList(
-            Block(dim, config.camera_heads, folded=folded, attention=attention)
+            Block(
+                dim,
+                config.camera_heads,
+                folded=folded,
+                keep_layer_scale=keep_layer_scale,
+                attention=attention,
+            )
             for _ in range(config.camera_depth)
         )
         self.token_norm = nn.LayerNorm(dim)

@@ -35,7 +35,14 @@ class Encoder(nn.Module):
     and are then dropped; `mask_token` is in every checkpoint and never used.
     """
 
-    def __init__(self, config: VGGTConfig, *, folded: bool, attention: AttentionKind) -> None:
+    def __init__(
+        self,
+        config: VGGTConfig,
+        *,
+        folded: bool,
+        attention: AttentionKind,
+        keep_layer_scale: bool = False,
+    ) -> None:
         super().__init__()
         embed = config.embed
         self.folded = folded
@@ -46,13 +53,19 @@ class Encoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, embed))
         self.patch_embed = PatchProjection(config.patch, embed)
         self.blocks = nn.ModuleList(
-            Block(embed, config.heads, eps=ENCODER_EPS, folded=folded, attention=attention)
+            Block(
+                embed,
+                config.heads,
+                eps=ENCODER_EPS,
+                folded=folded,
+                keep_layer_scale=keep_layer_scale,
+                attention=attention,
+            )
             for _ in range(config.encoder_depth)
         )
         self.norm = nn.LayerNorm(embed, eps=ENCODER_EPS)
 
     def forward(self, images: Tensor, fields: GridFields) -> Tensor:
-        images = images.to(self.patch_embed.proj.weight.dtype)
         if not self.folded:
             # Made here and not kept as buffers: a model built on the meta device has no values to
             # keep, and the state dict has no such keys to fill them from.
@@ -61,8 +74,8 @@ class Encoder(nn.Module):
             images = (images - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
         patches = self.patch_embed(images)
         special = torch.cat([self.cls_token, self.register_tokens], dim=1)
-        special = special.expand(patches.shape[0], -1, -1).to(patches.dtype)
-        x = torch.cat([special, patches], dim=1) + fields.pos_embed.to(patches.dtype)
+        special = special.expand(patches.shape[0], -1, -1)
+        x = torch.cat([special, patches], dim=1) + fields.pos_embed
         for block in self.blocks:
             x = block(x)
         out: Tensor = self.norm(x[:, self.special_tokens :])

@@ -3,6 +3,7 @@
 Each rule is a function on tensors whose docstring is its equation; `FoldedWeights` applies all of
 them to a source, key by key, and gives what `VGGT(config, folded=True)` expects: the same keys and
 shapes without the LayerScale gammas. "Exact" is up to the rounding of one FP32 multiplication.
+In FP16 that rounding is not harmless, so LayerScale can be left out (`quantize.plan` says when).
 """
 
 from __future__ import annotations
@@ -70,12 +71,22 @@ def permute_rope(tensor: Tensor, heads: int, head_dim: int) -> Tensor:
 
 
 class FoldedWeights:
-    """A source seen through all rules. Reads at most two tensors of the inner source per key."""
+    """A source seen through all rules. Reads at most two tensors of the inner source per key.
 
-    def __init__(self, source: WeightSource, config: VGGTConfig) -> None:
+    With `keep_layer_scale`, `fold_layer_scale` is left out: the gammas are keys like the others.
+    """
+
+    def __init__(
+        self, source: WeightSource, config: VGGTConfig, *, keep_layer_scale: bool = False
+    ) -> None:
         self._source = source
         self._config = config
-        self._keys = tuple(key for key in source.keys() if not key.endswith(".gamma"))  # noqa: SIM118
+        self._keys = tuple(
+            key
+            for key in source.keys()  # noqa: SIM118  (a Protocol, not a dict)
+            if keep_layer_scale or not key.endswith(".gamma")
+        )
+        # Those to fold; none of them is a key.
         self._gammas = frozenset(source.keys()) - frozenset(self._keys)
 
     @property

@@ -92,8 +92,7 @@ class Attention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             rotate = rotate_half if self.folded else rotate_axial
-            # The tables are FP32: the product is too, and returns to the stream's dtype after it.
-            q, k = rotate(q, rope).to(v.dtype), rotate(k, rope).to(v.dtype)
+            q, k = rotate(q, rope), rotate(k, rope)
         if scenes is not None and not merged:
             shape = (scenes, -1, self.heads, self.head_dim)
             q, k, v = q.reshape(shape), k.reshape(shape), v.reshape(shape)
@@ -115,7 +114,7 @@ class Mlp(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """x * gamma, per channel. Absent from a folded model."""
+    """x * gamma, per channel. Absent from a folded model, unless that keeps it."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -136,15 +135,17 @@ class Block(nn.Module):
         qk_norm: bool = False,
         eps: float = 1e-5,
         folded: bool = False,
+        keep_layer_scale: bool = False,
         attention: AttentionKind = "sdpa",
     ) -> None:
         super().__init__()
+        scaled = keep_layer_scale or not folded
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = Attention(dim, heads, qk_norm=qk_norm, folded=folded, kind=attention)
-        self.ls1 = nn.Identity() if folded else LayerScale(dim)
+        self.ls1 = LayerScale(dim) if scaled else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, MLP_RATIO * dim, dim)
-        self.ls2 = nn.Identity() if folded else LayerScale(dim)
+        self.ls2 = LayerScale(dim) if scaled else nn.Identity()
 
     def forward(self, x: Tensor, rope: Rope | None = None, scenes: int | None = None) -> Tensor:
         x = x + self.ls1(self.attn(self.norm1(x), rope, scenes))

@@ -2,7 +2,7 @@
 
 A `WeightSource` names tensors, tells their shapes without reading them, and reads one when asked.
 Nothing here holds more than the tensor it returns, so a model of any size passes through in the
-memory of its largest weight (34 MB x 2 for VGGT-1B).
+memory of a few of its largest weights (67 MB in VGGT-1B).
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ SAFETENSORS_DTYPES = {
     "BF16": torch.bfloat16,
 }
 BROKEN_FILE_FIX = "copy or download the file again"
+BROKEN_PICKLE_FIX = (
+    "copy or download the file again; one from before torch 1.6 must be saved anew with torch.save"
+)
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,9 @@ class SafetensorsWeights:
 class TorchWeights:
     """A state dict saved by torch.save, memory-mapped, unpickled with weights_only.
 
-    The file may be the state dict itself or hold it under "model", as VGGT's trainer saves it.
+    Pages of the map count as this process's memory until the kernel wants them back; .safetensors
+    is the format for a small footprint. The file may be the state dict itself or hold it under
+    "model", as VGGT's trainer saves it.
     """
 
     def __init__(self, path: Path, origin: OriginFactory = file_origin) -> None:
@@ -164,7 +169,7 @@ class TorchWeights:
         except (RuntimeError, EOFError, OSError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelError(
-                f"{path} is not readable as a PyTorch checkpoint: {reason}", BROKEN_FILE_FIX
+                f"{path} is not readable as a PyTorch checkpoint: {reason}", BROKEN_PICKLE_FIX
             ) from error
         if isinstance(content, dict) and isinstance(content.get("model"), dict):
             content = content["model"]

@@ -27,6 +27,8 @@ class VGGT(nn.Module):
     heads      which of camera, depth, point, track to build; None is all that the config has
     folded     the form that `fold.FoldedWeights` fills: no LayerScale, no mean and std, RoPE as one
                rotate-half. Same function, same other keys
+    keep_layer_scale  with folded: the form with LayerScale, for weights folded with the same
+               argument (`quantize.plan.keeps_layer_scale` says when)
     attention  "sdpa" for eager use, "explicit" (matmul, softmax, matmul) for export
     """
 
@@ -36,6 +38,7 @@ class VGGT(nn.Module):
         *,
         heads: frozenset[str] | None = None,
         folded: bool = False,
+        keep_layer_scale: bool = False,
         attention: AttentionKind = "sdpa",
     ) -> None:
         super().__init__()
@@ -48,9 +51,13 @@ class VGGT(nn.Module):
         self.config = config
         self.heads = heads
         self.folded = folded
-        self.aggregator = Aggregator(config, folded=folded, attention=attention)
+        self.aggregator = Aggregator(
+            config, folded=folded, attention=attention, keep_layer_scale=keep_layer_scale
+        )
         if "camera" in heads:
-            self.camera_head = CameraHead(config, folded=folded, attention=attention)
+            self.camera_head = CameraHead(
+                config, folded=folded, attention=attention, keep_layer_scale=keep_layer_scale
+            )
         if "depth" in heads:
             self.depth_head = DPTHead(config, out=2)
         if "point" in heads:
@@ -111,8 +118,7 @@ class VGGT(nn.Module):
         """Everything but the camera head and its loop.
 
         -> the camera tokens [B*S, 1, 2C] it starts from (None without it), the dense outputs, and
-        the DPT heads' tokens 4 x [B*S, h*w, 2C]. The heads compute in FP32 on FP32 tokens, whatever
-        the aggregator's dtype.
+        the DPT heads' tokens 4 x [B*S, h*w, 2C].
         """
         scenes = images.shape[0]
         config, grid = self.config, self.config.grid(images.shape[-2], images.shape[-1])
@@ -120,8 +126,8 @@ class VGGT(nn.Module):
         dense_layers = config.dpt_layers if self.heads - {"camera"} else ()
         keep = frozenset(dense_layers) | ({last} if "camera" in self.heads else set())
         layers = self.aggregator(images, fields, keep)
-        camera_tokens = layers[last][:, :1].float() if "camera" in self.heads else None
-        tokens = [layers[i][:, config.special_tokens :].float() for i in dense_layers]
+        camera_tokens = layers[last][:, :1] if "camera" in self.heads else None
+        tokens = [layers[i][:, config.special_tokens :] for i in dense_layers]
         dense: dict[str, Tensor] = {}
         if "depth" in self.heads:
             raw = self.depth_head(tokens, grid, fields.dpt)

@@ -49,14 +49,14 @@ def expected_shapes(config: VGGTConfig, heads: frozenset[str]) -> dict[str, tupl
 
 
 def open_weights(
-    spec: str | Path, *, config: str | None = None, revision: str | None = None
+    spec: str | Path, *, config: VGGTConfig | str | None = None, revision: str | None = None
 ) -> tuple[VGGTConfig, WeightSource]:
     """Find the weights that `spec` names. Reads no tensor yet; downloads if it is a Hub id.
 
-    `config` names one of `CONFIGS` and skips the matching. `revision` is for Hub ids only.
+    `config` is a config or the name of one, and skips the matching. `revision` is for Hub ids only.
     """
     spec = str(spec)
-    given = None if config is None else get_config(config)
+    given = get_config(config) if isinstance(config, str) else config
     if spec.startswith(RANDOM_PREFIX):
         if revision is not None:
             raise _no_revision(spec)
@@ -141,8 +141,7 @@ def load_model(
     A source needs its config; a spec finds it. `heads` None is all the config has.
     """
     if isinstance(spec, str | Path):
-        name = config.name if isinstance(config, VGGTConfig) else config
-        sizes, source = open_weights(spec, config=name, revision=revision)
+        sizes, source = open_weights(spec, config=config, revision=revision)
     else:
         if config is None:
             raise UsageError("a weight source alone has no config", "pass config= beside it")
