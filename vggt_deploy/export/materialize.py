@@ -1,0 +1,243 @@
+"""Streams the weights: checkpoint -> fold -> quantize or round -> file, one tensor at a time.
+
+The graph at this point holds names, shapes, types and `WeightRef`s; afterwards every initializer
+points into the weights file, and the planned ones are described by a `StoredWeight`. Peak memory is
+the largest single tensor (67 MB in VGGT-1B) and its integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from vggt_deploy.errors import ExportError, QuantizeError
+from vggt_deploy.export.qdq import StoredWeight
+from vggt_deploy.export.simplify import WeightRef, weight_ref
+from vggt_deploy.export.trace import FIELDS_PREFIX, MODEL_PREFIX
+from vggt_deploy.export.weights_file import WeightsFile
+from vggt_deploy.model.weights import WeightSource
+from vggt_deploy.quantize.layout import OnnxLayout, to_onnx_layout
+from vggt_deploy.quantize.plan import LayerInfo
+from vggt_deploy.quantize.qparams import QuantizedTensor, quantize
+from vggt_deploy.quantize.schemes import PerChannel, PerGroup, Precision, WeightFormat
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is done, units done and units in all."""
+
+TORCH_DTYPE: dict[ir.DataType, torch.dtype] = {
+    ir.DataType.FLOAT: torch.float32,
+    ir.DataType.FLOAT16: torch.float16,
+    ir.DataType.BFLOAT16: torch.bfloat16,
+}
+SCALE_DTYPE: dict[ir.DataType, Precision] = {
+    ir.DataType.FLOAT: "fp32",
+    ir.DataType.FLOAT16: "fp16",
+    ir.DataType.BFLOAT16: "bf16",
+}
+MIN_FUSED_BLOCK = 16  # ONNX Runtime's MatMulNBits takes powers of two from here on
+
+
+def materialize(
+    graph: ir.Graph,
+    source: WeightSource,
+    fields: Mapping[str, Tensor],
+    layers: Mapping[str, LayerInfo],
+    formats: Mapping[str, WeightFormat],
+    weights: WeightsFile,
+    *,
+    rank_1: bool,
+    progress: Progress,
+) -> dict[str, StoredWeight]:
+    """Write every initializer of the graph. Returns initializer name -> its stored integers.
+
+    With `rank_1`, an asymmetric Linear also gets the vector s * z that TensorRT's form needs.
+    """
+    values = [value for value in graph.initializers.values() if weight_ref(value) is not None]
+    stored: dict[str, StoredWeight] = {}
+    for done, value in enumerate(values):
+        ref = weight_ref(value)
+        assert ref is not None
+        progress("weights", done, len(values))
+        layer = layer_of(ref)
+        if layer in formats and not ref.name.endswith(".bias"):
+            key = ref.name.removeprefix(MODEL_PREFIX)
+            writer = _LayerWriter(layers[layer], formats[layer], ref, value, weights, rank_1)
+            stored[str(value.name)] = writer.write(source.load(key))
+        else:
+            tensor = _load(ref, source, fields)
+            value.const_value = _write_float(weights, value, _move(tensor, ref))
+    progress("weights", len(values), len(values))
+    return stored
+
+
+def layer_of(ref: WeightRef) -> str:
+    """`vggt.camera_head.trunk.0.attn.qkv.weight` -> `camera_head.trunk.0.attn.qkv`."""
+    return ref.name.removeprefix(MODEL_PREFIX).rpartition(".")[0]
+
+
+def _load(ref: WeightRef, source: WeightSource, fields: Mapping[str, Tensor]) -> Tensor:
+    if ref.name.startswith(FIELDS_PREFIX):
+        return fields[ref.name.removeprefix(FIELDS_PREFIX)]
+    return source.load(ref.name.removeprefix(MODEL_PREFIX))
+
+
+def _move(tensor: Tensor, ref: WeightRef) -> Tensor:
+    """Carry out what the rewrite of the graph wrote down."""
+    match ref.layout:
+        case "as_is":
+            return tensor
+        case "transposed":
+            return tensor.t()
+        case "repeated":
+            return tensor.repeat_interleave(ref.repeat)
+        case "unfolded":
+            channels, out, kernel, _ = tensor.shape
+            return tensor.permute(1, 2, 3, 0).reshape(out * kernel * kernel, channels, 1, 1)
+
+
+def _write_float(weights: WeightsFile, value: ir.Value, tensor: Tensor) -> ir.ExternalTensor:
+    assert value.dtype is not None and value.shape is not None
+    rounded = tensor.detach().to(TORCH_DTYPE[value.dtype]).contiguous()
+    if value.dtype != ir.DataType.FLOAT and not bool(torch.isfinite(rounded).all()):
+        raise ExportError(
+            f"{value.name} holds values that do not fit in {value.dtype.name}",
+            "use --precision bf16 or fp32",
+        )
+    return weights.add(str(value.name), _bytes_of(rounded), value.dtype, tuple(tensor.shape))
+
+
+def _bytes_of(tensor: Tensor) -> npt.NDArray[np.generic]:
+    """numpy has no bfloat16: hand over the two bytes."""
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.uint16).numpy()
+    return tensor.numpy()
+
+
+class _LayerWriter:
+    """Writes the integers, scales and zero points of one layer."""
+
+    def __init__(
+        self,
+        layer: LayerInfo,
+        form: WeightFormat,
+        ref: WeightRef,
+        value: ir.Value,
+        weights: WeightsFile,
+        rank_1: bool,
+    ) -> None:
+        assert value.dtype is not None
+        self.layer, self.form, self.ref, self.weights = layer, form, ref, weights
+        self.dtype = value.dtype
+        self.rank_1 = rank_1 and not form.symmetric and layer.kind == "linear"
+
+    def write(self, weight: Tensor) -> StoredWeight:
+        try:
+            quantized = quantize(
+                weight, self.form, axis=self.layer.axis, scale_dtype=SCALE_DTYPE[self.dtype]
+            )
+        except QuantizeError as error:
+            raise QuantizeError(f"{self.layer.name}: {error.message}", error.fix) from error
+        if self.ref.layout == "unfolded":
+            quantized = _unfold(quantized)
+        layout = to_onnx_layout(quantized)
+        integer = ir.DataType.INT4 if layout.bits == 4 else ir.DataType.INT8
+        data, shape, padding = _padded(layout, self.form)
+        scale = self._float("scale", layout.scale)
+        zero_shape = layout.zero_point_shape
+        zero_point = self.weights.add(
+            self._name("zero_point"), layout.zero_point.numpy(), integer, zero_shape
+        )
+        symmetric = zero_point
+        if self.rank_1:
+            zeros = np.zeros(layout.zero_point.numpy().shape, layout.zero_point.numpy().dtype)
+            symmetric = self.weights.add(self._name("zeros"), zeros, integer, zero_shape)
+        return StoredWeight(
+            layer=self.layer.name,
+            format=self.form,
+            q=self.weights.add(self._name("q"), data, integer, shape),
+            scale=scale,
+            zero_point=zero_point,
+            symmetric_zero_point=symmetric,
+            correction=self._correction(quantized) if self.rank_1 else None,
+            axis=layout.axis,
+            block_size=_block_size(layout, self.form),
+            padding=padding,
+        )
+
+    def _correction(self, quantized: QuantizedTensor) -> ir.ExternalTensor:
+        """s * z: what a row sum of the input is multiplied with."""
+        return self._float("scale_times_zero", quantized.scale * quantized.zero_point)
+
+    def _float(self, part: str, tensor: Tensor) -> ir.ExternalTensor:
+        rounded = tensor.to(TORCH_DTYPE[self.dtype]).contiguous()
+        return self.weights.add(
+            self._name(part), _bytes_of(rounded), self.dtype, tuple(tensor.shape)
+        )
+
+    def _name(self, part: str) -> str:
+        return f"{self.layer.name}.{part}"
+
+
+def _unfold(quantized: QuantizedTensor) -> QuantizedTensor:
+    """The integers of a ConvTranspose [C, O, k, k] as those of the 1x1 convolution it became."""
+    _, _, kernel, _ = quantized.q.shape
+    scale, zero_point = quantized.scale, quantized.zero_point
+    if isinstance(quantized.format.granularity, PerChannel):
+        scale = scale.repeat_interleave(kernel * kernel)
+        zero_point = zero_point.repeat_interleave(kernel * kernel)
+    return QuantizedTensor(
+        _move(quantized.q, WeightRef("", "unfolded")).contiguous(),
+        scale,
+        zero_point,
+        quantized.format,
+        axis=0,
+        scale_dtype=quantized.scale_dtype,
+    )
+
+
+def _padded(
+    layout: OnnxLayout, form: WeightFormat
+) -> tuple[npt.NDArray[np.generic], tuple[int, ...], int]:
+    """Data and shape with K rounded up to whole groups, and by how much: zero rows at the end."""
+    data = layout.data.numpy()
+    if not isinstance(form.granularity, PerGroup) or layout.block_size is None:
+        return data, layout.shape, 0
+    k, n = layout.shape
+    padding = form.granularity.padded_k(k) - k
+    if padding == 0:
+        return data, layout.shape, 0
+    if layout.bits == 4 and (k * n) % 2:
+        raise ExportError(
+            f"a 4-bit weight [{n}, {k}] with an odd number of elements can't be padded",
+            "exclude the layer",
+        )
+    extra = -(-padding * n * layout.bits // 8)
+    return np.concatenate([data.reshape(-1).view(np.uint8), np.zeros(extra, np.uint8)]), (
+        k + padding,
+        n,
+    ), padding
+
+
+def _block_size(layout: OnnxLayout, form: WeightFormat) -> int | None:
+    """The group size; for a row shorter than a group the next power of two that kernels know.
+
+    ONNX lets the one block of a row be longer than the row. ONNX Runtime fuses powers of two only.
+    """
+    if layout.block_size is None:
+        return None
+    assert isinstance(form.granularity, PerGroup)
+    k = layout.shape[0]
+    if k >= form.granularity.size:
+        return form.granularity.size
+    return max(MIN_FUSED_BLOCK, 1 << (k - 1).bit_length())
+
+
+def stored_layers(stored: Mapping[str, StoredWeight]) -> Iterator[tuple[str, str]]:
+    """Layer name, format label: for the manifest."""
+    for weight in stored.values():
+        yield weight.layer, weight.format.label

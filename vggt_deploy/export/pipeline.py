@@ -1,0 +1,303 @@
+"""The export stage: checkpoint + scheme -> artifact folder.
+
+    open weights ─► plan layers ─► trace on meta ─► rewrite ─► stream weights ─┬► model.onnx
+                                                                              └► model.tensorrt.onnx
+    ─► verify the graphs against the PyTorch variant ─► manifest ─► rename into place
+
+Nothing is visible under the target name until all of it is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+import vggt_deploy
+from vggt_deploy.artifact import writing
+from vggt_deploy.export.camera import attach_loop, attach_unrolled
+from vggt_deploy.export.finish import finish
+from vggt_deploy.export.materialize import materialize
+from vggt_deploy.export.precision import set_precision
+from vggt_deploy.export.qdq import GraphTarget, StoredWeight, insert_integers
+from vggt_deploy.export.request import ExportRequest, make_request
+from vggt_deploy.export.simplify import simplify
+from vggt_deploy.export.trace import TracedNetwork, named_fields, trace
+from vggt_deploy.export.verify import verify_artifact
+from vggt_deploy.export.weights_file import WeightsFile
+from vggt_deploy.manifest import (
+    SCHEMA,
+    FileRecord,
+    GraphRecord,
+    LayerSummary,
+    Manifest,
+    ModelRecord,
+    hash_file,
+    now,
+    write_manifest,
+)
+from vggt_deploy.model.config import VGGTConfig
+from vggt_deploy.model.fields import grid_fields
+from vggt_deploy.model.fold import FoldedWeights
+from vggt_deploy.model.sources import WeightSource
+from vggt_deploy.model.weights import check_keys, expected_shapes, open_weights
+from vggt_deploy.progress import Progress
+from vggt_deploy.quantize.plan import LayerInfo, keeps_layer_scale, layers_of, plan
+from vggt_deploy.quantize.schemes import FLOAT_BYTES, Activations, Precision, WeightFormat
+
+WEIGHTS_NAME = "weights.bin"
+GRAPH_NAMES: dict[GraphTarget, str] = {
+    "onnxruntime": "model.onnx",
+    "tensorrt": "model.tensorrt.onnx",
+}
+POS_EMBED_KEY = "aggregator.patch_embed.pos_embed"
+VERSIONED = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
+# Two graph files of VGGT-1B, and room for scales and alignment.
+OVERHEAD_BYTES = 16 << 20
+
+Stored = dict[str, StoredWeight]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The artifact, and where the time went (`seconds` by stage)."""
+
+    folder: Path
+    manifest: Manifest
+    bytes_total: int
+    seconds: dict[str, float]
+
+
+def export(
+    model: str,
+    scheme: str,
+    *,
+    output_dir: Path,
+    activations: Activations = "float",
+    precision: Precision | None = None,
+    outputs: Sequence[str] = ("pose", "depth", "points"),
+    height: int = 350,
+    width: int = 518,
+    frames: tuple[int, int, int] = (1, 5, 16),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    sensitive: Sequence[str] = (),
+    config: str | None = None,
+    revision: str | None = None,
+    verify: bool = True,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """Quantize a VGGT and write it as an artifact that every runtime reads.
+
+    model: a checkpoint file or folder, a Hugging Face id, or random:<config>[:seed]. `height` and
+    `width` in pixels, multiples of 14, fixed in the artifact; `frames` is (min, typical, max).
+
+    Raises:
+        UsageError: the request makes no sense (unknown scheme, size, outputs, patterns).
+        ModelError: the checkpoint can't be had or does not fit.
+        QuantizeError, ExportError, VerifyError: the artifact could not be made or is wrong; nothing
+            is left behind.
+        ArtifactError: the folder is in use, not empty, or the disk is full.
+    """
+    request = make_request(
+        model,
+        scheme,
+        activations=activations,
+        precision=precision,
+        outputs=outputs,
+        size=(height, width),
+        frames=frames,
+        patterns=(tuple(include), tuple(exclude), tuple(sensitive)),
+        config=config,
+        revision=revision,
+    )
+    report = progress or _silent
+    clock = _Clock()
+    report("checkpoint", 0, 0)
+    sizes, source = open_weights(model, config=config, revision=revision)
+    sizes.grid(height, width)  # a size that is no multiple of 14 ends here
+    check_keys(source, sizes, request.heads)
+    layers = {layer.name: layer for layer in layers_of(sizes, request.heads)}
+    formats = plan(
+        request.scheme,
+        list(layers.values()),
+        include=request.include,
+        exclude=request.exclude,
+        sensitive=request.sensitive,
+    )
+    job = _Job(request, sizes, source, layers, formats)
+    clock.lap("checkpoint")
+    with writing(output_dir, overwrite=overwrite, needed_bytes=_estimate(job)) as folder:
+        manifest = _write_artifact(job, folder, report, clock)
+        if verify:
+            report("verify", 0, 0)
+            record = verify_artifact(folder, manifest, request, sizes, source)
+            manifest = dataclasses.replace(manifest, verification=record)
+            write_manifest(folder, manifest)
+            clock.lap("verify")
+    return ExportResult(Path(output_dir), manifest, manifest.bytes_total, clock.seconds)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The request, resolved against the checkpoint."""
+
+    request: ExportRequest
+    config: VGGTConfig
+    source: WeightSource
+    layers: Mapping[str, LayerInfo]
+    formats: Mapping[str, WeightFormat]
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """The time since the last lap went into `stage`."""
+        now_s = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now_s - self._since
+        self._since = now_s
+
+
+def _write_artifact(job: _Job, folder: Path, progress: Progress, clock: _Clock) -> Manifest:
+    request = job.request
+    keep = keeps_layer_scale(request.precision)
+    folded = FoldedWeights(job.source, job.config, keep_layer_scale=keep)
+    fields = grid_fields(job.config, folded.load(POS_EMBED_KEY), request.height, request.width)
+    progress("trace", 0, 0)
+    network = trace(
+        job.config, request.groups, fields, request.height, request.width, keep_layer_scale=keep
+    )
+    parts = [network.main, *([network.camera] if network.camera is not None else [])]
+    for part in parts:
+        simplify(part)
+        set_precision(part.graph, request.precision)
+    clock.lap("trace")
+    stored: list[Stored] = []
+    with WeightsFile(folder / WEIGHTS_NAME) as weights, torch.no_grad():
+        for part in parts:
+            stored.append(
+                materialize(
+                    part.graph,
+                    folded,
+                    named_fields(fields),
+                    job.layers,
+                    job.formats,
+                    weights,
+                    rank_1="tensorrt" in request.targets,
+                    progress=progress,
+                )
+            )
+    clock.lap("weights")
+    records = {
+        target: _write_graph(job, network, stored, folder, target) for target in request.targets
+    }
+    files = {WEIGHTS_NAME: FileRecord(weights.bytes_written, weights.sha256)}
+    for record in records.values():
+        path = folder / record.file
+        files[record.file] = FileRecord(path.stat().st_size, hash_file(path))
+    manifest = _manifest(job, records, files)
+    write_manifest(folder, manifest)
+    clock.lap("graphs")
+    return manifest
+
+
+def _write_graph(
+    job: _Job, network: TracedNetwork, stored: Sequence[Stored], folder: Path, target: GraphTarget
+) -> GraphRecord:
+    """Put integers and camera head into a copy of the traced graphs, and write it."""
+    request = job.request
+    main = network.main.clone()
+    parts = [main.graph]
+    if network.camera is not None:
+        parts.append(network.camera.graph.clone())
+    for graph, weights in zip(parts, stored, strict=True):
+        insert_integers(graph, weights, activations=request.activations, target=target)
+    if network.camera is not None:
+        attach = attach_loop if target == "onnxruntime" else attach_unrolled
+        attach(main.graph, parts[1], job.config.camera_iterations)
+    used = {weight.format for weights in stored for weight in weights.values()}
+    path = folder / GRAPH_NAMES[target]
+    opset = finish(main, path, four_bit=any(form.bits == 4 for form in used))
+    if target == "tensorrt":
+        return GraphRecord(path.name, opset)
+    return GraphRecord(path.name, opset, *_session_settings(request, bool(used)))
+
+
+def _session_settings(
+    request: ExportRequest, quantized: bool
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """What ONNX Runtime has to be told to compute what the scheme says.
+
+    Its MatMulNBits rounds the activations to 8 bit by default (accuracy level 4), also where the
+    graph has float activations; level 1 is FP32. MatMulAddFusion would wrap each MatMulNBits in two
+    Reshapes and keep its bias out of it.
+    """
+    if not quantized:
+        return {}, ()
+    level = "4" if request.activations == "dynamic" else "1"
+    return {"session.qdq_matmulnbits_accuracy_level": level}, ("MatMulAddFusion",)
+
+
+def _manifest(
+    job: _Job, records: Mapping[GraphTarget, GraphRecord], files: dict[str, FileRecord]
+) -> Manifest:
+    request, origin = job.request, job.source.origin
+    return Manifest(
+        schema=SCHEMA,
+        tool_version=vggt_deploy.__version__,
+        kind="onnx",
+        created=now(),
+        model=ModelRecord(
+            origin.spec, job.config.name, origin.revision, origin.sha256, origin.licence
+        ),
+        scheme=request.scheme.name,
+        activations=request.activations,
+        precision=request.precision,
+        height=request.height,
+        width=request.width,
+        frames=request.frames,
+        outputs=tuple(name for group in request.groups for name in group.tensors),
+        graphs={str(target): record for target, record in records.items()},
+        layers=LayerSummary(
+            quantized={name: form.label for name, form in job.formats.items()},
+            include=request.include,
+            exclude=request.exclude,
+            sensitive=request.sensitive,
+        ),
+        files=files,
+        versions={name: version(name) for name in VERSIONED},
+    )
+
+
+def _estimate(job: _Job) -> int:
+    """Bytes the artifact will take, a little too high: weights in their format, the rest float."""
+    total = OVERHEAD_BYTES
+    float_bytes = FLOAT_BYTES[job.request.precision]
+    for key, shape in expected_shapes(job.config, job.request.heads).items():
+        layer, _, leaf = key.rpartition(".")
+        count = math.prod(shape)
+        if leaf == "weight" and layer in job.formats:
+            info = job.layers[layer]
+            total += job.formats[layer].stored_bytes(info.outputs, count // info.outputs)
+        else:
+            heads = not key.startswith("aggregator.")
+            total += count * (4 if heads else float_bytes)
+    return total
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """No progress wanted."""
+
+

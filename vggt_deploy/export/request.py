@@ -1,0 +1,122 @@
+"""What an export was asked to do, checked for sense before anything is read or downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vggt_deploy.errors import UsageError
+from vggt_deploy.export.outputs import OUTPUT_GROUPS, OutputGroup
+from vggt_deploy.export.qdq import GraphTarget
+from vggt_deploy.manifest import FramesRange
+from vggt_deploy.quantize.schemes import (
+    Activations,
+    Precision,
+    Scheme,
+    check_activations,
+    get_scheme,
+)
+
+Patterns = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+"""include, exclude, sensitive"""
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """A request that makes sense in itself; whether the checkpoint has it is not known yet."""
+
+    model: str
+    scheme: Scheme
+    activations: Activations
+    precision: Precision
+    groups: tuple[OutputGroup, ...]
+    height: int
+    width: int
+    frames: FramesRange
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    sensitive: tuple[str, ...]
+    config: str | None
+    revision: str | None
+
+    @property
+    def heads(self) -> frozenset[str]:
+        """The heads that the wanted outputs need."""
+        return frozenset(group.head for group in self.groups)
+
+    @property
+    def targets(self) -> tuple[GraphTarget, ...]:
+        """TensorRT has no dynamic INT8 activations, so it gets no graph with them."""
+        return ("onnxruntime", "tensorrt") if self.activations == "float" else ("onnxruntime",)
+
+
+def make_request(
+    model: str,
+    scheme_name: str,
+    *,
+    activations: Activations,
+    precision: Precision | None,
+    outputs: Sequence[str],
+    size: tuple[int, int],
+    frames: tuple[int, int, int],
+    patterns: Patterns,
+    config: str | None,
+    revision: str | None,
+) -> ExportRequest:
+    """Check the request against itself. `size` is (height, width) in pixels.
+
+    Raises:
+        UsageError: with what would be right.
+    """
+    scheme = get_scheme(scheme_name)
+    check_activations(scheme, activations)
+    return ExportRequest(
+        model=model,
+        scheme=scheme,
+        activations=activations,
+        precision=_precision(scheme, activations, precision),
+        groups=_groups(outputs),
+        height=size[0],
+        width=size[1],
+        frames=_frames(*frames),
+        include=patterns[0],
+        exclude=patterns[1],
+        sensitive=patterns[2],
+        config=config,
+        revision=revision,
+    )
+
+
+def _precision(scheme: Scheme, activations: Activations, wanted: Precision | None) -> Precision:
+    chosen = wanted or scheme.precision
+    if chosen != scheme.precision and not scheme.integer:
+        raise UsageError(
+            f"scheme {scheme.name} is precision {scheme.precision}, "
+            f"but precision {chosen} was asked for",
+            f"use scheme {chosen}, or an integer scheme with precision {chosen}",
+        )
+    if activations == "dynamic" and chosen != "fp32":
+        raise UsageError(
+            f"dynamic activations need FP32 inputs, not {chosen}: ONNX DynamicQuantizeLinear takes "
+            "nothing else, and only CPU runtimes have such kernels",
+            "leave the precision at fp32, or use float activations",
+        )
+    return chosen
+
+
+def _groups(outputs: Sequence[str]) -> tuple[OutputGroup, ...]:
+    unknown = [name for name in outputs if name not in OUTPUT_GROUPS]
+    if unknown or not outputs:
+        problem = f"unknown outputs {', '.join(unknown)}" if unknown else "no outputs"
+        raise UsageError(problem, f"choose some of: {', '.join(OUTPUT_GROUPS)}")
+    # In the network's order whatever the user's: the outputs of a graph have one order.
+    return tuple(group for name, group in OUTPUT_GROUPS.items() if name in outputs)
+
+
+def _frames(low: int, typical: int, high: int) -> FramesRange:
+    if not 1 <= low <= typical <= high:
+        raise UsageError(
+            f"frames {low}:{typical}:{high} are not min <= typical <= max, from 1 on",
+            "for example 1:5:16",
+        )
+    return FramesRange(low, typical, high)
