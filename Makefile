@@ -49,9 +49,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# One thread per worker: the tests' tensors are tiny, and threads of two workers get in each other's way.
+# One thread per worker: the tensors are tiny, and threads of two workers get in each other's way.
+# loadscope: the tests of a module stay in one worker, so that its exported artifact is made once.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadscope $(PYTEST_ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python bench/cpu.py
