@@ -146,6 +146,28 @@ def test_folded_source_has_the_folded_models_keys_and_shapes():
     assert folded.origin == source.origin
 
 
+def with_layer_scale() -> VGGT:
+    config, source = open_weights("random:vggt-tiny")
+    folded = FoldedWeights(source, config, keep_layer_scale=True)
+    with torch.device("meta"):
+        model = VGGT(config, folded=True, keep_layer_scale=True)
+    model.load_state_dict({key: folded.load(key) for key in folded.keys()}, assign=True)  # noqa: SIM118
+    return model.eval().requires_grad_(False)
+
+
+def test_layer_scale_can_be_kept(unfolded: dict[str, Tensor]):
+    config, source = open_weights("random:vggt-tiny")
+    model = with_layer_scale()
+    assert set(model.state_dict()) == set(source.keys())
+    key = "aggregator.frame_blocks.0.attn.proj.weight"
+    assert torch.equal(model.get_parameter(key), source.load(key))
+    assert worst(run(model), unfolded) < 1e-5
+    # The twin: weights that have it folded in, under a model that multiplies again.
+    twice = FoldedWeights(source, config)
+    model.load_state_dict({key: twice.load(key) for key in twice.keys()}, strict=False)  # noqa: SIM118
+    assert worst(run(model), unfolded) > 1e-3
+
+
 def test_the_trackers_mlp_has_no_layer_scale_to_fold():
     config, source = open_weights("random:vggt-tiny")
     key = "track_head.tracker.updateformer.time_blocks.0.mlp.fc2.weight"

@@ -161,22 +161,6 @@ def test_a_config_that_does_not_divide_is_refused():
         replace(TINY, dpt_layers=(0, 1, 2, 9))
 
 
-@pytest.mark.parametrize("folded", [False, True])
-@pytest.mark.parametrize("dtype,bound", [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
-def test_aggregator_in_half_precision_leaves_the_heads_in_float32(
-    dtype: torch.dtype, bound: float, folded: bool
-):
-    model = load_model("random:vggt-tiny", folded=folded)
-    batch = images(2)
-    exact = model(batch)
-    model.aggregator.to(dtype)
-    outputs = model(batch)
-    for key in ("pose_enc", "depth", "world_points"):
-        assert outputs[key].dtype == torch.float32
-        error = (outputs[key] - exact[key]).abs().max() / exact[key].abs().max()
-        assert 1e-6 < error < bound, key
-
-
 class Traced(nn.Module):
     """The traced path with plain tensors in and out."""
 

@@ -20,7 +20,12 @@ from vggt_deploy.quantize import (
     support,
     variant_label,
 )
-from vggt_deploy.quantize.plan import layer_precision, planned_bytes
+from vggt_deploy.quantize.plan import (
+    in_half_region,
+    keeps_layer_scale,
+    layer_precision,
+    planned_bytes,
+)
 from vggt_deploy.quantize.schemes import INT8_PC_SYM, PerChannel
 from vggt_deploy.quantize.targets import TARGETS, reference_layers
 
@@ -166,10 +171,53 @@ def test_pruned_heads_do_not_trouble_the_default_patterns() -> None:
     assert not any(name.startswith(("camera_head.", "point_head.")) for name in formats)
 
 
-def test_only_the_aggregator_follows_the_precision() -> None:
-    assert layer_precision("aggregator.frame_blocks.0.mlp.fc1", "fp16") == "fp16"
-    assert layer_precision("camera_head.trunk.0.mlp.fc1", "fp16") == "fp32"
-    assert layer_precision("depth_head.projects.0", "bf16") == "fp32"
+@pytest.mark.parametrize(
+    "name",
+    [
+        "aggregator.frame_blocks.0.mlp",
+        "aggregator.frame_blocks.0.mlp.fc1",
+        "aggregator.frame_blocks.11.attn.q_norm.weight",
+        "aggregator.global_blocks.3.attn.qkv",
+        "aggregator.patch_embed.blocks.0.attn.proj.bias",
+    ],
+)
+def test_half_inside_attention_and_mlp(name: str) -> None:
+    assert in_half_region(name)
+    assert layer_precision(name, "fp16") == "fp16"
+    assert layer_precision(name, "fp32") == "fp32"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "aggregator",
+        "aggregator.frame_blocks.0",
+        "aggregator.frame_blocks.0.norm1.weight",
+        "aggregator.global_blocks.0.norm2",
+        "aggregator.frame_blocks.0.ls1.gamma",
+        "aggregator.patch_embed",
+        "aggregator.patch_embed.norm.weight",
+        "aggregator.patch_embed.patch_embed.proj.weight",
+        "aggregator.patch_embed.pos_embed",
+        "aggregator.patch_embed.register_tokens",
+        "aggregator.camera_token",
+        "camera_head.trunk.0.mlp.fc1",
+        "depth_head.projects.0",
+        "track_head.tracker.updateformer.time_blocks.0.mlp.fc2",
+        "aggregator.frame_blocks.0.mlp2",
+        "vggt.aggregator.frame_blocks.0.mlp",
+    ],
+)
+def test_fp32_everywhere_else(name: str) -> None:
+    assert not in_half_region(name)
+    assert layer_precision(name, "bf16") == "fp32"
+
+
+def test_layer_scale_is_kept_for_fp16_alone() -> None:
+    assert keeps_layer_scale("fp16")
+    assert not keeps_layer_scale("bf16")
+    assert not keeps_layer_scale("fp32")
 
 
 # -- the table ----------------------------------------------------------------------------------

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from vggt_deploy.errors import ModelError, QuantizeError
 from vggt_deploy.model.vggt import VGGT
 from vggt_deploy.quantize.activations import round_per_group, round_per_tensor
+from vggt_deploy.quantize.half import half_inside
 from vggt_deploy.quantize.packing import pack_int4, unpack_int4
-from vggt_deploy.quantize.plan import layer_precision, layers_in, plan
+from vggt_deploy.quantize.plan import keeps_layer_scale, layer_precision, layers_in, plan
 from vggt_deploy.quantize.qparams import TORCH_DTYPE, QuantizedTensor, dequantize, quantize
 from vggt_deploy.quantize.schemes import (
     Activations,
@@ -186,18 +187,23 @@ def build_quantized(
     sensitive: Sequence[str] = (),
     precision: Precision | None = None,
 ) -> VGGT:
-    """A folded VGGT with the scheme applied, in eval mode. `source` gives folded weights.
+    """A folded VGGT with the scheme applied, in eval mode.
 
-    precision (None: the scheme's own) fp16 or bf16: every tensor of the aggregator is in that type,
-    tokens, norms and biases too, and so is its residual stream; scales of its integer weights are
-    rounded to that type, and the dequantized weight too. RoPE tables stay FP32 (their product
-    returns to the stream's type). The heads, their weights and the tokens they read are FP32.
+    `source` gives folded weights, with LayerScale kept where `keeps_layer_scale(precision)`.
+
+    precision (None: the scheme's own) fp16 or bf16: inside `plan.in_half_region` all is in that
+    type, as in an exported graph: inputs (the RoPE tables too), float weights, biases, the qk-norm,
+    integer weights' scales and what they dequantize to, and every result down to the output, which
+    returns to FP32. Outside of it all is FP32. How a kernel computes within one operation is its
+    own matter: torch's fused attention does not round the scores, a graph's MatMul does.
     """
     check_activations(scheme, activations)
     precision = precision or scheme.precision
     with torch.device("meta"):
-        model = VGGT(config, heads=heads, folded=True)
-    _check_source(model, source)
+        model = VGGT(
+            config, heads=heads, folded=True, keep_layer_scale=keeps_layer_scale(precision)
+        )
+    _check_source(model, source, precision)
     layers = {layer.name: layer for layer in layers_in(model)}
     formats = plan(
         scheme, tuple(layers.values()), include=include, exclude=exclude, sensitive=sensitive
@@ -219,12 +225,21 @@ def build_quantized(
         if parameter.is_meta:
             value = _load(source, name, layer_precision(name, precision))
             _set(model, name, nn.Parameter(value, requires_grad=False))
+    if precision != "fp32":
+        half_inside(model, TORCH_DTYPE[precision])
     return model.eval()
 
 
-def _check_source(model: nn.Module, source: WeightSource) -> None:
+def _check_source(model: nn.Module, source: WeightSource, precision: Precision) -> None:
     held = frozenset(source.keys())
     missing = [name for name, _ in model.named_parameters() if name not in held]
+    kept = any(key.endswith(".gamma") for key in held)
+    if kept != keeps_layer_scale(precision):
+        raise ModelError(
+            f"the weight source {'keeps' if kept else 'has folded'} LayerScale, and precision "
+            f"{precision} {'folds' if kept else 'keeps'} it",
+            "pass FoldedWeights(..., keep_layer_scale=keeps_layer_scale(precision))",
+        )
     if missing:
         raise ModelError(
             f"the weight source lacks {len(missing)} tensors: {', '.join(missing[:4])}",

@@ -30,6 +30,10 @@ DEFAULT_LINEAR = ("aggregator.*", "camera_head.*")
 DEFAULT_CONV = ("depth_head.*", "point_head.*")
 DEFAULT_FLOAT = ("camera_head.embed_pose", "camera_head.pose_branch.fc2")
 
+HALF_REGION = re.compile(
+    r"aggregator\.(patch_embed\.blocks|frame_blocks|global_blocks)\.\d+\.(attn|mlp)(\.|$)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
@@ -134,9 +138,37 @@ def plan(
     return formats
 
 
+def in_half_region(module: str) -> bool:
+    """Whether this module, or parameter, is in half precision where a variant has one.
+
+    The region is the inside of every attention and MLP of the encoder's, frame and global blocks:
+    `aggregator.frame_blocks.3.mlp`, `aggregator.frame_blocks.3.mlp.fc1`. FP32 outside: the residual
+    stream, the LayerNorms on it, tokens, the positional embedding, LayerScale, all heads. The
+    stream grows outliers over the blocks and FP16 ends at 65504; BF16 has 8 bits for a sum of 48
+    terms. FP32 too: the patch convolution, little work, and ONNX has none in BF16 before opset 22.
+    """
+    return HALF_REGION.match(module) is not None
+
+
 def layer_precision(name: str, precision: Precision) -> Precision:
-    """The float type a layer computes in, and so the type of its scales: heads stay FP32."""
-    return precision if name.startswith("aggregator.") else "fp32"
+    """The float type of a layer or parameter, and so of its scales: half inside the region only."""
+    return precision if in_half_region(name) else "fp32"
+
+
+def keeps_layer_scale(precision: Precision) -> bool:
+    """Whether a folded model of this precision still multiplies by LayerScale's gamma.
+
+    In FP16 it must. Folding gamma into the rows of `proj` and `fc2` multiplies their scales too,
+    and an FP16 scale can't go under 6.1e-5, the smallest normal number. With gamma 0.01, where
+    training starts, and weights up to 0.2 the INT8 scale is 0.2 / 127 * 0.01 = 1.6e-5; raised to
+    6.1e-5 it uses 33 of the 127 levels, and of a gamma of 0.001 three are left. Scales can't be
+    FP32 there: TensorRT wants them in the type of the activations. Float weights lose less, but
+    FP16 has fewer than 11 bits for them too under 6.1e-5. FP32 and BF16 reach down to 1.2e-38.
+
+    Kept, gamma is an FP32 vector in the FP32 residual branch. The camera head's, FP32 in any case,
+    could be folded and is not: one rule for the whole model.
+    """
+    return precision == "fp16"
 
 
 def planned_bytes(
