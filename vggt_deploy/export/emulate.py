@@ -63,7 +63,7 @@ def _round_trip(
     """Readers of `output` get it rounded to BF16, as FP32."""
     casted = output
     if node.op_type != "Cast":
-        output.dtype = FLOAT
+        output.type = ir.TensorType(FLOAT)
         casted = _cast_after(graph, node, output, BF16)
     producer = casted.producer()
     assert producer is not None

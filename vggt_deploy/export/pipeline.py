@@ -182,7 +182,7 @@ def _write_artifact(job: _Job, folder: Path, progress: Progress, clock: _Clock) 
     parts = [network.main, *([network.camera] if network.camera is not None else [])]
     for part in parts:
         simplify(part)
-        set_precision(part.graph, request.precision)
+        set_precision(part, request.precision)
     clock.lap("trace")
     stored: list[Stored] = []
     with WeightsFile(folder / WEIGHTS_NAME) as weights, torch.no_grad():

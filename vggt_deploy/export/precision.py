@@ -1,8 +1,9 @@
 """Typed graphs: FP16 or BF16 where a matrix product pays for it, FP32 everywhere else.
 
-    half    the inside of every attention and MLP of encoder, frame and global blocks, and the patch
-            convolution: from the Linear's input to its output, biases, qk-norm, RoPE, softmax, GELU
-    FP32    the residual stream, the LayerNorms on it, the special tokens, and all heads
+    half    the inside of every attention and MLP of encoder, frame and global blocks: from the
+            Linear's input to its output, biases, qk-norm, RoPE, softmax, GELU
+    FP32    the residual stream, the LayerNorms on it, LayerScale, the special tokens, the patch
+            convolution (0.1 % of the work, and no BF16 before opset 22), and all heads
 
 This is what autocast makes of upstream's model, written into the graph: TensorRT 11 has no precision
 switch, it computes in the types it reads. The residual stream stays FP32 because its outliers (the
@@ -16,21 +17,15 @@ Tables and constants inside the region are computed in FP32 and rounded once.
 
 from __future__ import annotations
 
-import re
-
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
 from vggt_deploy.export.graph import NodeBuilder, add_initializer, module_of
-from vggt_deploy.export.simplify import weight_ref
+from vggt_deploy.export.simplify import remove_unused, weight_ref
+from vggt_deploy.export.trace import MODEL_PREFIX
+from vggt_deploy.quantize.plan import in_half_region
 from vggt_deploy.quantize.schemes import Precision
-
-HALF_MODULES = re.compile(
-    r"^vggt\.aggregator\."
-    r"(patch_embed\.patch_embed|(patch_embed\.blocks|frame_blocks|global_blocks)\.\d+\.(attn|mlp))"
-    r"(\.|$)"
-)
 
 IR_DTYPE: dict[Precision, ir.DataType] = {
     "fp32": ir.DataType.FLOAT,
@@ -39,22 +34,17 @@ IR_DTYPE: dict[Precision, ir.DataType] = {
 }
 
 
-def in_half_region(module: str) -> bool:
-    """Whether a module (`vggt.aggregator.frame_blocks.3.mlp.fc1`) computes in half precision."""
-    return HALF_MODULES.match(module) is not None
-
-
-def set_precision(graph: ir.Graph, precision: Precision) -> int:
+def set_precision(model: ir.Model, precision: Precision) -> int:
     """Give every value of the half region the type, with Casts at its borders. Returns their number.
 
     Weights only change their declared type here; the numbers are rounded when they are written.
     """
     if precision == "fp32":
         return 0
-    half = IR_DTYPE[precision]
+    graph, half = model.graph, IR_DTYPE[precision]
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     for node in list(graph):
-        wanted = half if in_half_region(module_of(node)) else ir.DataType.FLOAT
+        wanted = half if in_half_region(module_of(node).removeprefix(MODEL_PREFIX)) else ir.DataType.FLOAT
         for index, value in enumerate(node.inputs):
             if value is None or value.dtype not in (ir.DataType.FLOAT, half):
                 continue
@@ -63,7 +53,9 @@ def set_precision(graph: ir.Graph, precision: Precision) -> int:
         if wanted == half:
             for output in node.outputs:
                 if output.dtype == ir.DataType.FLOAT:
-                    output.dtype = half
+                    # A new type object: clones of a graph share theirs.
+                    output.type = ir.TensorType(half)
+    remove_unused(model)
     return len(casts)
 
 
@@ -90,9 +82,7 @@ def _as(
             assert value.const_value is not None
             twin = add_initializer(graph, name, _rounded(value.const_value, dtype, name))
     else:
-        producer = value.producer()
-        anchor = node
-        twin = NodeBuilder(graph, anchor).op(
+        twin = NodeBuilder(graph, node).op(
             "Cast",
             value,
             name=f"{value.name}.{suffix}",
@@ -100,7 +90,6 @@ def _as(
             shape=value.shape,
             attributes={"to": int(dtype)},
         )
-        assert producer is not None or value.is_graph_input()
     casts[key] = twin
     return twin
 
