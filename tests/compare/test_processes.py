@@ -46,7 +46,7 @@ def test_a_good_end(tmp_path: Path) -> None:
     [
         ("import os; os.kill(os.getpid(), 11)", "signal 11 (SIGSEGV)"),
         ("import os; os.kill(os.getpid(), 9)", "ran out of memory"),
-        ("raise SystemExit(4)", "code 4 and said nothing"),
+        ("raise SystemExit(4)", "ended with code 4"),
         ("import nothing_of_that_name", "ModuleNotFoundError"),
     ],
 )

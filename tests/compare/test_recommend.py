@@ -103,6 +103,20 @@ def test_a_row_with_nan_is_never_chosen() -> None:
     assert any(item.label == ROWS[2].label for item in advice(ROWS).values())
 
 
+def test_a_median_is_not_enough_for_production() -> None:
+    """FP32 took 100 ms in the median, but 90 ms once: 95 ms is not surely faster, 89 is."""
+    noisy = make_row("onnxruntime/fp32", 100.0, mb=4000.0, spread=10.0)
+    near = make_row("onnxruntime/int8_pc_sym", 95.0, mb=1000.0)
+    found = advice((ROWS[0], noisy, near))
+    assert found["production"].label == noisy.label
+    assert found["fastest here"].label == near.label
+    assert "Not surely faster" in found["fastest here"].reason
+    sure = make_row("onnxruntime/int8_pc_sym", 89.0, mb=1000.0)
+    found = advice((ROWS[0], noisy, sure))
+    assert found["production"].label == sure.label
+    assert "Not surely" not in found["fastest here"].reason
+
+
 def test_a_difference_within_the_spread_is_said() -> None:
     near = make_row("onnxruntime/int8_pc_sym", 97.0, mb=1000.0, spread=10.0)
     assert "within the spread" in advice((*ROWS[:2], near))["production"].reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from vggt_deploy.artifact import locked
+from vggt_deploy.compare import rows
 from vggt_deploy.compare.state import differences
 from vggt_deploy.errors import ArtifactError, CompareError
 
@@ -175,6 +177,18 @@ def test_a_damaged_row_is_named(fake: Any) -> None:
     (fake.folder / "rows" / "torch-fp32.json").write_text("{")
     with pytest.raises(CompareError, match=r"torch-fp32\.json"):
         fake.run(runtimes="torch", schemes="fp32", resume=True)
+
+
+def test_a_full_disk_loses_nothing(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rows, "save_row", full)
+        with pytest.raises(CompareError, match="is full") as caught:
+            fake.run(runtimes="torch")
+    assert "--resume" in caught.value.fix
+    assert [row.status for row in fake.run(runtimes="torch", resume=True).rows] == ["done"] * 3
 
 
 def test_differences_name_the_place() -> None:

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 SHEET_TILE_WIDTH = 300
 GAP = 8
-BAR_HEIGHT = 12
-TEXT_HEIGHT = 20
 BAD = (255, 0, 255)
 
 Pixels = NDArray[np.uint8]
@@ -108,11 +106,12 @@ def _sheet(image: Pixels, reference: Map, maps: dict[str, Map], tile_width: int)
     differences = {label: depth - reference for label, depth in maps.items()}
     spread = max(_range(np.abs(d), 0.0, 99.0)[1] for d in differences.values())
     difference_range = (-spread, spread)
-    step = tile[1] + TEXT_HEIGHT + GAP
-    top = 2 * TEXT_HEIGHT + BAR_HEIGHT + 2 * GAP
+    font = ImageFont.load_default(max(13, tile_width // 28))
+    line = _line_height(font)
+    step = tile[1] + line + GAP
+    top = 2 * line + line // 2 + 2 * GAP
     canvas = Image.new("RGB", (4 * tile[0] + 5 * GAP, top + step * len(maps)), "white")
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(13)
     columns = [GAP + i * (tile[0] + GAP) for i in range(4)]
     titles = ("picture", "depth, PyTorch FP32", "depth, variant", "variant - FP32")
     for x, title in zip(columns, titles, strict=True):
@@ -136,7 +135,7 @@ def _sheet(image: Pixels, reference: Map, maps: dict[str, Map], tile_width: int)
             to_tile(_coloured(differences[label], difference_range, "RdBu_r")),
         ]
         for x, picture in zip(columns, tiles, strict=True):
-            canvas.paste(picture, (x, y + TEXT_HEIGHT))
+            canvas.paste(picture, (x, y + line))
     return canvas
 
 
@@ -160,13 +159,19 @@ def _colour_bar(
     name: str,
 ) -> None:
     """A strip with the values of its ends below it."""
-    ramp = np.broadcast_to(np.linspace(*limits, width), (BAR_HEIGHT, width))
-    y = TEXT_HEIGHT + 2
+    line = _line_height(font)
+    ramp = np.broadcast_to(np.linspace(*limits, width), (line // 2, width))
+    y = line + 2
     canvas.paste(Image.fromarray(_coloured(ramp, limits, name)), (x, y))
     low, high = (f"{value:.3g}" for value in limits)
-    below = y + BAR_HEIGHT + 1
+    below = y + line // 2 + 1
     draw.text((x, below), low, "black", font)
     draw.text((x + width - round(draw.textlength(high, font)), below), high, "black", font)
+
+
+def _line_height(font: Any) -> int:
+    """Pixels from one line of text to the next."""
+    return int(font.size * 1.5)
 
 
 def _fit(text: str, width: int, font: Any) -> str:

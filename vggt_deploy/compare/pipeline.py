@@ -9,8 +9,10 @@ computes the metrics.
 
 from __future__ import annotations
 
+import errno
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +32,7 @@ from vggt_deploy.compare.state import Folder, begin, check_folder
 from vggt_deploy.compare.subjects import OUTPUT_TENSORS
 from vggt_deploy.compare.summary import write_summary
 from vggt_deploy.compare.variants import parse_variants
-from vggt_deploy.errors import UsageError
+from vggt_deploy.errors import CompareError, UsageError
 
 WORKER = (sys.executable, "-m", "vggt_deploy.compare.worker")
 OUTPUT_GROUPS = tuple(OUTPUT_TENSORS)
@@ -126,15 +128,30 @@ def compare(
             height=height,
             skip_bad=skip_bad_images,
         )
-        console.print(pictures.note, highlight=False)
+        console.print(pictures.note, highlight=False, markup=False, soft_wrap=True)
         identity = identify_model(settings, worker_command, console)
         settings = settings.resolved(identity)
         question = build_question(settings, pictures, identity)
         begin(folder, question, resume=resume, overwrite=overwrite)
         pictures.save(folder.images)
         sweep = Sweep(settings, folder, pictures, identity, tuple(worker_command), console)
-        rows = sweep.run()
-        return _report(folder, settings, pictures, question, rows, console)
+        with _full_disk_explained(folder.root):
+            rows = sweep.run()
+            return _report(folder, settings, pictures, question, rows, console)
+
+
+@contextmanager
+def _full_disk_explained(root: Path) -> Iterator[None]:
+    """A full disk as an error that says what is kept."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise CompareError(
+            f"the disk of {root} is full",
+            "free some space, then add --resume: the finished variants are kept",
+        ) from error
 
 
 def _check_outputs(outputs: Sequence[str]) -> tuple[str, ...]:

@@ -16,11 +16,14 @@ from vggt_deploy.compare.report import PLOTS_NAME, ComparisonReport, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Blue and vermillion of Okabe and Ito: told apart under every common colour blindness.
 COLOURS = {"torch": "#0072B2", "onnxruntime": "#D55E00"}
 NAMES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
+POINTS_PART = 0.55  # of the width of the scatter plot; the rest is for labels
 INCH_PER_BAR = 0.21
+FEWEST_BARS = 8  # a panel with one bar keeps room for this many, or the bar fills it
 DPI = 120
 
 Value = Callable[[Row], float | None]
@@ -55,6 +58,7 @@ def draw_plots(report: ComparisonReport) -> Path:
         "Depth: PSNR against PyTorch FP32 (more is better)",
     )
     _scatter(axes[1, 2], rows)
+    _legend(figure, rows)
     figure.suptitle(_title(report), fontsize=13)
     path = report.folder / PLOTS_NAME
     figure.savefig(path, dpi=DPI)
@@ -126,9 +130,12 @@ def _bars(
         if row.activations == "dynamic":
             bar.set_hatch("////")
             bar.set_edgecolor("white")
-    axes.bar_label(bars, [f"{number:.3g}" for number in numbers], padding=3, fontsize=8)
+    # White behind the numbers: the dashed lines of FP32 cross them.
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    texts = [f"{number:.3g}" for number in numbers]
+    axes.bar_label(bars, texts, padding=3, fontsize=8, bbox=behind)
     axes.set_yticks(range(len(found)), [_plot_label(row) for row, _ in found], fontsize=8)
-    axes.set_ylim(len(found) - 0.4, -0.6)
+    axes.set_ylim(max(len(found), FEWEST_BARS) - 0.4, -0.6)
     axes.set_xlim(0.0, (max(numbers) or 1.0) * 1.15)
     axes.set_xlabel(unit, fontsize=9)
     axes.grid(axis="x", alpha=0.3)
@@ -136,41 +143,32 @@ def _bars(
     for position, runtime in lines:
         if position is not None:
             axes.axvline(position, color=COLOURS[runtime], linestyle="--", linewidth=1.2)
-    _legend(axes, [row for row, _ in found], [name for p, name in lines if p is not None])
 
 
-def _legend(axes: Axes, rows: Sequence[Row], lines: Sequence[str] = ()) -> None:
-    """Runtimes, hatching and FP32 lines that this panel really has, outside the bars."""
+def _legend(figure: Figure, rows: Sequence[Row]) -> None:
+    """One legend for all panels, below them."""
     from matplotlib.artist import Artist
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles: list[Artist] = [
-        Patch(facecolor=colour, label=NAMES[runtime])
-        for runtime, colour in COLOURS.items()
-        if any(row.runtime == runtime for row in rows)
+    present = [name for name in COLOURS if any(row.runtime == name for row in rows)]
+    handles: list[Artist] = [Patch(facecolor=COLOURS[name], label=NAMES[name]) for name in present]
+    handles += [
+        Line2D(
+            [], [], color=COLOURS[row.runtime], linestyle="--", label=f"{NAMES[row.runtime]} FP32"
+        )
+        for row in rows
+        if row.scheme == "fp32"
     ]
     if any(row.activations == "dynamic" for row in rows):
-        handles.append(
-            Patch(facecolor="grey", edgecolor="white", hatch="////", label="dynamic activations")
-        )
-    handles += [
-        Line2D([], [], color=COLOURS[name], linestyle="--", label=f"{NAMES[name]} FP32")
-        for name in lines
-    ]
-    axes.legend(
-        handles=handles,
-        fontsize=8,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.11),
-        ncols=len(handles),
-        frameon=False,
-    )
+        text = "hatched, or diamond: dynamic activations"
+        handles.append(Patch(facecolor="grey", edgecolor="white", hatch="////", label=text))
+    figure.legend(handles=handles, fontsize=10, loc="outside lower center", ncols=len(handles))
 
 
 def _scatter(axes: Axes, rows: Sequence[Row]) -> None:
-    """Depth AbsRel over bytes on disk, for what is a file; labels in a column at the right."""
-    axes.set_title("Accuracy against size (lower left is better)", fontsize=11)
+    """Depth AbsRel over bytes on disk, for artifacts; the labels in a column beside the points."""
+    axes.set_title("Accuracy against size of artifacts (lower left is better)", fontsize=11)
     points = [
         (size, error, row)
         for row in rows
@@ -187,26 +185,25 @@ def _scatter(axes: Axes, rows: Sequence[Row]) -> None:
         axes.plot(size, error, marker, color=COLOURS[row.runtime], markersize=6, alpha=0.8)
     largest_error = max(error for _, error, _ in points) or 1.0
     largest_size = max(size for size, _, _ in points)
-    axes.set_xlim(0.0, largest_size * 1.06)
+    # The points get the left part, up to POINTS_PART of the width, the labels the rest.
+    axes.set_xlim(0.0, largest_size / (0.95 * POINTS_PART))
+    axes.set_xticks([t for t in axes.get_xticks() if 0.0 <= t <= largest_size / 0.95])
     axes.set_ylim(-0.04 * largest_error, 1.06 * largest_error)
     axes.set_xlabel("artifact on disk, MB", fontsize=9)
     axes.set_ylabel("depth AbsRel against PyTorch FP32", fontsize=9)
     axes.grid(alpha=0.3)
-    # Labels evenly spread beside the axes, in the order of the errors: they never overlap, however
-    # close the points are.
+    # Evenly spread, in the order of the errors: labels never overlap, however close the points are.
+    line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkB": 3, "relpos": (0, 0.5)}
     for i, (size, error, row) in enumerate(points):
-        height = (i + 0.5) / len(points)
         axes.annotate(
             f"{_plot_label(row)}  {error:.2g}",
             xy=(size, error),
-            xytext=(1.05, height),
+            xytext=(POINTS_PART + 0.06, (i + 0.5) / len(points)),
             textcoords="axes fraction",
             fontsize=8,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkB": 3},
+            arrowprops=line,
         )
-    kinds = "circle: float activations, diamond: dynamic activations"
-    axes.text(0.5, -0.16, kinds, fontsize=8, ha="center", va="center", transform=axes.transAxes)
 
 
 def _nothing(axes: Axes) -> None:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,27 +53,28 @@ class Outcome:
                 f"crashed: killed by signal {-self.returncode} ({_signal_name(-self.returncode)})"
             )
         if self.returncode > 0:
-            last = f": {self.tail[-1]}" if self.tail else " and said nothing"
+            last = f": {self.tail[-1]}" if self.tail else ""
             return f"ended with code {self.returncode}{last}"
         return "ended with code 0"
 
 
 def run_process(
-    command: Sequence[str], *, log: Path, timeout_s: float, environment: Mapping[str, str]
+    command: Sequence[str], *, log: Path | None, timeout_s: float, environment: Mapping[str, str]
 ) -> Outcome:
     """Run `command` to its end; its output goes to `log`, whose last lines come back.
 
+    Without a log its stderr is ours, for what a person should see while it runs (a download).
     A KeyboardInterrupt, or any other exception here, ends the process group before it goes on up.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     timed_out = False
-    with log.open("wb") as output:
+    with ExitStack() as stack:
+        output = subprocess.DEVNULL if log is None else stack.enter_context(log.open("wb"))
         process = subprocess.Popen(
             list(command),
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=None if log is None else subprocess.STDOUT,
             start_new_session=True,
             env={**os.environ, **environment},
         )
@@ -82,7 +84,9 @@ def run_process(
             timed_out = True
         finally:
             _end_group(process)
-    return Outcome(process.returncode, timed_out, time.monotonic() - start, _tail(log))
+    return Outcome(
+        process.returncode, timed_out, time.monotonic() - start, _tail(log) if log else ()
+    )
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -48,11 +48,11 @@ FRAMES_AT_LEAST = 16  # what the kept artifacts accept, so that they are of use 
 
 @dataclass(frozen=True)
 class Paths:
-    """Files of one job: what is asked, what came back, what was said."""
+    """Files of one job: what is asked, what came back, what was said (None: straight to stderr)."""
 
     job: Path
     answer: Path
-    log: Path
+    log: Path | None
 
 
 def ask(
@@ -97,16 +97,18 @@ def ask(
 
 def identify_model(settings: Settings, command: Sequence[str], console: Console) -> Identity:
     """Ask a worker which weights these are. An error here ends the comparison: no row could run."""
-    with tempfile.TemporaryDirectory() as name, console.status(f"reading {settings.model.spec}"):
+    console.print(f"looking at {settings.model.spec}", highlight=False, markup=False)
+    with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        paths = Paths(root / "job.json", root / "answer.json", root / "log")
+        # No log: the licence of the weights and the progress of their download are for the user.
+        paths = Paths(root / "job.json", root / "answer.json", None)
         job = IdentifyJob(os.getpid(), str(paths.answer), settings.model)
         # No time limit of its own: this is where a checkpoint is downloaded.
         limit = max(settings.timeout_s, 24 * 3600.0)
         found = ask(command, "identify", job, paths, timeout_s=limit, threads=settings.threads)
     if isinstance(found, Failure):
-        tail = "" if found.fix else "".join(f"\n  {line}" for line in found.tail[-5:])
-        raise CompareError(f"{found.message}{tail}", found.fix or "check the model spec")
+        fix = found.fix or "see its output above, and check the model spec"
+        raise CompareError(found.message, fix)
     try:
         return Identity(**found)
     except TypeError as error:
@@ -150,7 +152,8 @@ class Sweep:
                     row = row if kept else self._with_accuracy(row, variant, reference)
                 if not kept:
                     save_row(self.folder, variant, row)
-                progress.console.print(describe_row(row, kept=kept), highlight=False, markup=False)
+                line = describe_row(row, kept=kept)
+                progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
                 progress.advance(task)
                 rows.append(row)
             progress.update(task, description="measured")

@@ -18,6 +18,7 @@ from vggt_deploy.errors import CompareError
 if TYPE_CHECKING:
     from vggt_deploy.engines.runtime import Session
     from vggt_deploy.model.vggt import VGGT
+    from vggt_deploy.quantize.schemes import Precision
 
 # What each group of outputs needs in PyTorch, and the tensors it gives.
 OUTPUT_HEADS = {"pose": "camera", "depth": "depth", "points": "point"}
@@ -80,6 +81,7 @@ class TorchSubject:
         from vggt_deploy.model.fold import FoldedWeights
         from vggt_deploy.model.weights import load_model, open_weights
         from vggt_deploy.quantize.apply import build_quantized
+        from vggt_deploy.quantize.plan import keeps_layer_scale
         from vggt_deploy.quantize.schemes import get_scheme
 
         job = self._job
@@ -92,16 +94,17 @@ class TorchSubject:
         config, source = open_weights(
             job.model.spec, config=job.model.config, revision=job.model.revision
         )
+        precision: Precision = cast(Any, job.precision)
         self._model = build_quantized(
             config,
-            FoldedWeights(source, config),
+            FoldedWeights(source, config, keep_layer_scale=keeps_layer_scale(precision)),
             get_scheme(job.scheme),
             activations=cast(Any, job.activations),
             heads=heads,
             include=job.layers.include,
             exclude=job.layers.exclude,
             sensitive=job.layers.sensitive,
-            precision=cast(Any, job.precision),
+            precision=precision,
         )
 
     def _loaded(self) -> VGGT:

@@ -15,9 +15,9 @@ from vggt_deploy.compare.report import SUMMARY_NAME, ComparisonReport, Row
 MAX_LINE = 160
 
 _HOW = """\
-on disk    PyTorch FP32: {reference_kind}; ONNX Runtime: all bytes of the artifact
-           folder. A PyTorch variant with integers is never a file: "held" is what its tensors take
-           in memory.
+disk       PyTorch FP32: {reference_kind};
+           ONNX Runtime: all bytes of the artifact folder. A PyTorch variant with integers is never
+           a file: "held" is what its tensors take in memory.
 x smaller  FP32 bytes of the same weights in memory / bytes of the artifact.
 load       PyTorch: {load}, and quantizing; ONNX Runtime: checking hashes and
            opening the session. Files may come from the page cache.
@@ -26,10 +26,11 @@ latency    wall clock of one whole call, all pictures, arrays in and out: {warmu
            n = {n}. p90 interpolates between samples; IQR is the 75th minus the 25th percentile.
 x torch    median of PyTorch FP32 / median of this variant, in this run: under 1 is slower.
            x ORT: the same against ONNX Runtime FP32.
-export     one process: whole time and its peak memory. {verified}
+export     one process: whole time and its peak memory.
+           {verified}
 accuracy   against PyTorch FP32 on the same pixels, not against ground truth. PSNR's peak is the
            range of the reference tensor. SSIM of maps has that data range. rel = |a - b| / |b|.
-           Cross entropy {cross_entropy}.
+           {cross_entropy}.
 geometry   relative poses over all pairs of frames; direction = angle between baselines; depth after
            median alignment; points per pixel, relative to the scene's size (median distance from
            the median point): "points" of the point head, "depth pts" depth unprojected by the
@@ -183,9 +184,18 @@ def _ratio(value: float | None) -> str:
 
 
 def _slower(report: ComparisonReport) -> list[str]:
+    """Variants by the FP32 variants that they are not faster than, by medians."""
     measured = [row for row in report.rows if row.measured is not None]
-    found = [(row, slower_than(row, measured)) for row in measured if row.scheme != "fp32"]
-    return [f"{row.label:<34} slower than {' and '.join(them)}" for row, them in found if them]
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for row in measured:
+        them = slower_than(row, measured) if row.scheme != "fp32" else ()
+        if them:
+            groups.setdefault(them, []).append(row.label)
+    lines = []
+    for them, labels in groups.items():
+        lines.append(f"slower than {' and '.join(them)}:")
+        lines += [f"    {line}" for line in wrap(", ".join(labels), 110)]
+    return lines
 
 
 def _geometry(report: ComparisonReport) -> list[str]:
@@ -291,7 +301,7 @@ def _how(report: ComparisonReport) -> list[str]:
         warmup=report.question["warmup"],
         n=report.question["repeats"],
         verified=verified if report.question["verify"] else unverified,
-        cross_entropy=CROSS_ENTROPY_REASON,
+        cross_entropy=f"Cross entropy is {CROSS_ENTROPY_REASON}",
     )
     notes = [
         f"{row.label}: {note}" for row in report.rows if row.measured for note in row.measured.notes

@@ -177,7 +177,8 @@ def main(arguments: Sequence[str]) -> int:
         answer: Answer = {"ok": work()}
     except DeployError as error:
         answer = {"error": {"message": error.message, "fix": error.fix}}
-        print(error, file=sys.stderr)
+        if kind != "identify":  # that one's stderr is the user's, who gets the error from us
+            print(error, file=sys.stderr)
     write_json(Path(job.answer), answer)
     return 0 if "ok" in answer else DeployError.exit_code
 

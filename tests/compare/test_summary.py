@@ -1,0 +1,45 @@
+"""The plain-text summary: aligned, complete, and honest about what was not measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vggt_deploy.compare.summary import megabytes, number, summary_text, table, wrap
+
+
+def test_a_table_is_aligned() -> None:
+    lines = table(("name", "n"), [("a", "1"), ("longer", "1000")])
+    assert lines == ["name       n", "------  ----", "a          1", "longer  1000"]
+
+
+def test_numbers() -> None:
+    assert number(None) == "-"
+    assert number(0.000123456) == "0.0001235"
+    assert megabytes(1_234_567) == "1.23"
+    assert megabytes(None) == "-"
+    assert wrap("one two three", 8) == ["one two", "three"]
+
+
+def test_every_row_and_every_output_is_there(fake: Any) -> None:
+    fake.plan({"torch/int4_g128": "segfault"})
+    report = fake.run(schemes="fp32,int8_pc_sym,int4_g128,bf16")
+    text = summary_text(report)
+    for row in report.rows:
+        assert row.label in text
+    for name in ("pose_enc", "depth_conf", "world_points_conf"):
+        assert f"{name} against PyTorch FP32" in text
+    assert "SIGSEGV" in text
+    assert "about to: segfault" in text
+    assert "refused (scheme table)" in text
+    assert "identical" in text
+    assert "Cross entropy is not applicable" in text
+    assert "1 threads" not in text
+    assert "threads   1 for every variant" in text
+    assert max(len(line) for line in text.splitlines()) < 250
+
+
+def test_slower_variants_are_named(fake: Any) -> None:
+    text = summary_text(fake.run())
+    section = text.split("Slower than FP32\n")[1].split("\n\n")[0]
+    assert "onnxruntime/int4_g128" in section
+    assert "int8_pc_sym" not in section  # 42 ms against 102
