@@ -162,7 +162,7 @@ def _subtract_after(graph: ir.Graph, node: ir.Node, term: ir.Value) -> None:
             ir.Value(
                 name=f"{product.name}_asymmetric",
                 shape=product.shape,
-                type=ir.TensorType(product.dtype or ir.DataType.FLOAT),
+                type=product.type,
             )
         ],
         name=f"{product.name}/Sub",

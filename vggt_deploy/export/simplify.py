@@ -143,8 +143,19 @@ def transpose_linear_weights(graph: ir.Graph) -> int:
             value = _derived(graph, weight, WeightRef(ref.name, "transposed"), name)
             value.shape = ir.Shape(list(reversed(list(weight.shape or ()))))
         replace(node, value)
+        for use in value.uses():
+            _type_product(use.node, value)
         count += 1
     return count
+
+
+def _type_product(node: ir.Node, weight: ir.Value) -> None:
+    """The exporter leaves the product inside a Linear without type and shape."""
+    source, (product,) = node.inputs[0], node.outputs
+    if node.op_type == "MatMul" and source is not None and source.shape is not None:
+        assert source.dtype is not None and weight.shape is not None
+        product.type = ir.TensorType(source.dtype)
+        product.shape = ir.Shape([*list(source.shape)[:-1], weight.shape[1]])
 
 
 def unfold_transposed_convolutions(graph: ir.Graph) -> int:
