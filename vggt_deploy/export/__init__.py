@@ -1,4 +1,4 @@
-"""From a checkpoint and a scheme to an artifact: typed QDQ ONNX graphs, one weights file, a manifest.
+"""Checkpoint + scheme -> artifact: typed QDQ ONNX graphs, one weights file, a manifest.
 
 The verb is `vggt_deploy.api.export`; the modules, in the order in which the work passes them:
 

@@ -5,10 +5,9 @@
     pose_enc = total_n with ReLU on the two fields of view
 
 ONNX Runtime gets a Loop. Written out, four MatMuls read each weight, and ONNX Runtime fuses a
-DequantizeLinear into MatMulNBits only where the integers have one reader: on VGGT-1B the 4-bit camera
-head then dequantized 200 M weights four times in every inference, 3.7 s of a 6 s forward pass. In a
-loop body each weight has one reader, is packed once instead of four times, and the graph is 900
-nodes shorter.
+DequantizeLinear into MatMulNBits only where the integers have one reader: on VGGT-1B the 4-bit
+camera head then dequantized 200 M weights four times in every inference, most of a forward pass. In
+a loop body each weight has one reader and is packed once instead of four times.
 
 TensorRT gets it written out: its builder fuses across iterations, and stores a shared weight once.
 """
@@ -82,9 +81,9 @@ def copy_nodes(
 ) -> ir.Value:
     """Append a copy of the nodes of `source` to `target`; returns the copy of its only output.
 
-    `inputs` says what stands for the inputs of `source`. Weights are taken over under their own names
-    and shared by all copies; small constants, values and nodes get a prefix, since both graphs were
-    numbered from zero.
+    `inputs` says what stands for the inputs of `source`. Weights are taken over under their own
+    names and shared by all copies; small constants, values and nodes get a prefix, since both
+    graphs were numbered from zero.
     """
     values: dict[ir.Value, ir.Value] = dict(inputs)
     for original, value in source.initializers.items():
@@ -148,9 +147,7 @@ def _finish(main: Graph, raw: ir.Value) -> None:
     positive = _append(main, "Relu", [fov], "pose_fov", fov.shape)
     pose = _append(main, "Concat", [linear, positive], "pose_activated", raw.shape, axis=-1)
     shape = _constant(main, "shape_1_n_9", np.array([1, -1, POSE_SIZE], np.int64))
-    output = _append(
-        main, "Reshape", [pose, shape], "pose_enc", ir.Shape([1, frames, POSE_SIZE])
-    )
+    output = _append(main, "Reshape", [pose, shape], "pose_enc", ir.Shape([1, frames, POSE_SIZE]))
     main.outputs.insert(0, output)
 
 
@@ -164,9 +161,7 @@ def _append(
     **attributes: int,
 ) -> ir.Value:
     value = ir.Value(name=name, shape=shape, type=ir.TensorType(dtype))
-    graph.append(
-        ir.node(op_type, inputs, attributes, outputs=[value], name=f"camera_head/{name}")
-    )
+    graph.append(ir.node(op_type, inputs, attributes, outputs=[value], name=f"camera_head/{name}"))
     return value
 
 
@@ -176,7 +171,7 @@ def _constant(graph: Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Val
         graph.initializers.add(
             ir.Value(
                 name=name,
-                shape=ir.Shape(tensor.shape),
+                shape=ir.Shape(tensor.shape.numpy()),
                 type=ir.TensorType(tensor.dtype),
                 const_value=tensor,
             )

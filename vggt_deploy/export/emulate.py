@@ -70,9 +70,7 @@ def _round_trip(
     wide[output] = _cast_after(graph, producer, casted, FLOAT)
 
 
-def _cast_after(
-    graph: ir.Graph, node: ir.Node, value: ir.Value, dtype: ir.DataType
-) -> ir.Value:
+def _cast_after(graph: ir.Graph, node: ir.Node, value: ir.Value, dtype: ir.DataType) -> ir.Value:
     cast = ir.node(
         "Cast",
         [value],

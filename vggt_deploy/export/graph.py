@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
+
+Dims = Sequence[int | ir.SymbolicDim]
+Attributes = Mapping[str, int | float | str | Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,12 @@ class NodeBuilder:
         *inputs: ir.Value,
         name: str,
         dtype: ir.DataType | None,
-        shape: ir.Shape | Sequence[int | str | None] | None,
-        attributes: dict[str, int | float | str | Sequence[int]] | None = None,
+        shape: ir.Shape | Dims | None,
+        attributes: Attributes | None = None,
     ) -> ir.Value:
         """One node with one output, called `name`."""
         (value,) = self.ops(op_type, *inputs, names=[name], attributes=attributes)
-        value.dtype = dtype
+        value.type = None if dtype is None else ir.TensorType(dtype)
         value.shape = shape if isinstance(shape, ir.Shape) or shape is None else ir.Shape(shape)
         return value
 
@@ -42,7 +45,7 @@ class NodeBuilder:
         op_type: str,
         *inputs: ir.Value,
         names: Sequence[str],
-        attributes: dict[str, int | float | str | Sequence[int]] | None = None,
+        attributes: Attributes | None = None,
     ) -> Sequence[ir.Value]:
         """One node with `len(names)` outputs, whose types the caller sets."""
         node = ir.node(
@@ -67,7 +70,7 @@ def add_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir
     """Register `tensor` as an initializer of the graph under `name`."""
     value = ir.Value(
         name=name,
-        shape=ir.Shape(tensor.shape),
+        shape=ir.Shape(tensor.shape.numpy()),
         type=ir.TensorType(tensor.dtype),
         const_value=tensor,
     )
@@ -103,7 +106,7 @@ def replace(node: ir.Node, new: ir.Value) -> None:
     assert isinstance(graph, ir.Graph)
     if new.shape is None:
         new.shape = old.shape
-    if new.dtype is None:
-        new.dtype = old.dtype
+    if new.type is None:  # shared from here on with nobody: `old` is gone
+        new.type = old.type
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     graph.remove(node, safe=True)

@@ -20,7 +20,7 @@ from vggt_deploy.export.qdq import StoredWeight
 from vggt_deploy.export.simplify import WeightRef, weight_ref
 from vggt_deploy.export.trace import FIELDS_PREFIX, MODEL_PREFIX
 from vggt_deploy.export.weights_file import WeightsFile
-from vggt_deploy.model.weights import WeightSource
+from vggt_deploy.model.sources import WeightSource
 from vggt_deploy.quantize.layout import OnnxLayout, to_onnx_layout
 from vggt_deploy.quantize.plan import LayerInfo
 from vggt_deploy.quantize.qparams import QuantizedTensor, quantize
@@ -101,7 +101,7 @@ def _move(tensor: Tensor, ref: WeightRef) -> Tensor:
 
 
 def _write_float(weights: WeightsFile, value: ir.Value, tensor: Tensor) -> ir.ExternalTensor:
-    assert value.dtype is not None and value.shape is not None
+    assert value.dtype is not None
     rounded = tensor.detach().to(TORCH_DTYPE[value.dtype]).contiguous()
     if value.dtype != ir.DataType.FLOAT and not bool(torch.isfinite(rounded).all()):
         raise ExportError(
@@ -112,7 +112,7 @@ def _write_float(weights: WeightsFile, value: ir.Value, tensor: Tensor) -> ir.Ex
 
 
 def _bytes_of(tensor: Tensor) -> npt.NDArray[np.generic]:
-    """numpy has no bfloat16: hand over the two bytes."""
+    """Numpy has no bfloat16: hand over the two bytes."""
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.uint16).numpy()
     return tensor.numpy()
@@ -170,7 +170,7 @@ class _LayerWriter:
         )
 
     def _correction(self, quantized: QuantizedTensor) -> ir.ExternalTensor:
-        """s * z: what a row sum of the input is multiplied with."""
+        """S * z: what a row sum of the input is multiplied with."""
         return self._float("scale_times_zero", quantized.scale * quantized.zero_point)
 
     def _float(self, part: str, tensor: Tensor) -> ir.ExternalTensor:
@@ -217,10 +217,14 @@ def _padded(
             "exclude the layer",
         )
     extra = -(-padding * n * layout.bits // 8)
-    return np.concatenate([data.reshape(-1).view(np.uint8), np.zeros(extra, np.uint8)]), (
-        k + padding,
-        n,
-    ), padding
+    return (
+        np.concatenate([data.reshape(-1).view(np.uint8), np.zeros(extra, np.uint8)]),
+        (
+            k + padding,
+            n,
+        ),
+        padding,
+    )
 
 
 def _block_size(layout: OnnxLayout, form: WeightFormat) -> int | None:

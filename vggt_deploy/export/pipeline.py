@@ -299,5 +299,3 @@ def _estimate(job: _Job) -> int:
 
 def _silent(stage: str, done: int, total: int) -> None:
     """No progress wanted."""
-
-

@@ -5,10 +5,10 @@
     FP32    the residual stream, the LayerNorms on it, LayerScale, the special tokens, the patch
             convolution (0.1 % of the work, and no BF16 before opset 22), and all heads
 
-This is what autocast makes of upstream's model, written into the graph: TensorRT 11 has no precision
-switch, it computes in the types it reads. The residual stream stays FP32 because its outliers (the
-register tokens' in above all) grow over 24 blocks and FP16 ends at 65504, and because BF16 has eight
-bits to hold a sum of 48 terms with.
+This is what autocast makes of upstream's model, written into the graph: TensorRT 11 has no
+precision switch, it computes in the types it reads. The residual stream stays FP32 because its
+outliers grow over the blocks and FP16 ends at 65504, and because BF16 has eight bits to hold a sum
+of 48 terms with.
 
     x: FP32 -> Cast -> [half region] -> Cast -> x + y: FP32
 
@@ -35,7 +35,7 @@ IR_DTYPE: dict[Precision, ir.DataType] = {
 
 
 def set_precision(model: ir.Model, precision: Precision) -> int:
-    """Give every value of the half region the type, with Casts at its borders. Returns their number.
+    """Give every value of the half region the type, with Casts at its borders; returns how many.
 
     Weights only change their declared type here; the numbers are rounded when they are written.
     """
@@ -44,7 +44,11 @@ def set_precision(model: ir.Model, precision: Precision) -> int:
     graph, half = model.graph, IR_DTYPE[precision]
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     for node in list(graph):
-        wanted = half if in_half_region(module_of(node).removeprefix(MODEL_PREFIX)) else ir.DataType.FLOAT
+        wanted = (
+            half
+            if in_half_region(module_of(node).removeprefix(MODEL_PREFIX))
+            else ir.DataType.FLOAT
+        )
         for index, value in enumerate(node.inputs):
             if value is None or value.dtype not in (ir.DataType.FLOAT, half):
                 continue

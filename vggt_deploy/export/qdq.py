@@ -10,7 +10,6 @@
     ONNX Runtime       ->  Conv(x, Cast(q) * s)                    the same bits, see _spelled_out
 
 The integers are those of `quantize.qparams`, moved into the layout of the operator, never changed.
-A weight with several users (the camera head runs four times) is stored once and dequantized by each.
 Dynamic 4-bit needs no other graph: ONNX Runtime quantizes the activations inside MatMulNBits when
 the session asks for accuracy level 4.
 """
@@ -79,7 +78,7 @@ def insert_integers(
     `stored` is keyed by the name of the initializer that holds the float weight.
 
     Raises:
-        ExportError: a planned weight is read by an operator this module has no rule for, or by none.
+        ExportError: a planned weight is read by an operator without a rule here, or by none.
     """
     rewritten: dict[str, int] = {}
     for name, weight in stored.items():
@@ -177,7 +176,7 @@ def _subtract_after(graph: ir.Graph, node: ir.Node, term: ir.Value) -> None:
 def _integer_product(
     builder: NodeBuilder, x: ir.Value, weight: StoredWeight, product: ir.Value
 ) -> ir.Value:
-    """y = MatMulInteger(x8, q, zx, z) cast to float, times sx * s: one fused kernel in ONNX Runtime."""
+    """MatMulInteger(x8, q, zx, z) * (sx * s): one fused kernel in ONNX Runtime."""
     name = str(product.name)
     x8, x_scale, x_zero = builder.ops(
         "DynamicQuantizeLinear", x, names=[f"{name}_x8", f"{name}_x_scale", f"{name}_x_zero"]
@@ -258,11 +257,9 @@ def _spelled_out(builder: NodeBuilder, weight: StoredWeight) -> ir.Value:
     )
 
 
-def _dequantize(
-    builder: NodeBuilder, weight: StoredWeight, *, symmetric: bool = False
-) -> ir.Value:
+def _dequantize(builder: NodeBuilder, weight: StoredWeight, *, symmetric: bool = False) -> ir.Value:
     """DequantizeLinear of the stored integers; with `symmetric`, as if the zero point were 0."""
-    attributes: dict[str, int | float | str | list[int]] = {}
+    attributes: dict[str, int] = {}
     if weight.axis is not None:
         attributes["axis"] = weight.axis
     if weight.block_size is not None:
@@ -280,7 +277,7 @@ def _dequantize(
 
 
 def _pad_inputs(builder: NodeBuilder, x: ir.Value, padding: int, name: str) -> ir.Value:
-    """x [..., K] -> [..., K'] with zeros, which meet the zero weights of a padded last group."""
+    """X [..., K] -> [..., K'] with zeros, which meet the zero weights of a padded last group."""
     assert x.shape is not None
     *lead, last = x.shape
     pads = [0] * len(x.shape) + [0] * len(lead) + [padding]

@@ -85,13 +85,18 @@ def remove_unused(model: ir.Model) -> None:
             del model.graph.initializers[name]
 
 
+def static_dims(value: ir.Value) -> list[int]:
+    """The shape of a weight; weights have no symbolic sizes."""
+    return [size for size in value.shape or () if isinstance(size, int)]
+
+
 def weight_ref(value: ir.Value | None) -> WeightRef | None:
     """What the initializer stands for, None if the value is not a weight of the model."""
     return None if value is None else value.meta.get("ref")
 
 
 def static_reshape(graph: ir.Graph) -> int:
-    """Reshape(x, Concat(a, b, n, c)) -> Reshape(x, [a, b, -1, c]) where at most n is not constant."""
+    """Reshape(x, Concat(a, n, c)) -> Reshape(x, [a, -1, c]), n the only part not constant."""
     count = 0
     for node in list(graph):
         if node.op_type != "Reshape" or node.inputs[1] is None:
@@ -113,7 +118,7 @@ def static_reshape(graph: ir.Graph) -> int:
 
 
 def drop_zero_bias(graph: ir.Graph) -> int:
-    """Conv(x, W, 0) -> Conv(x, W): the exporter writes a bias of zeros where the module has none."""
+    """Conv(x, W, 0) -> Conv(x, W): the exporter writes zeros where the module has no bias."""
     count = 0
     for node in list(graph):
         if node.op_type != "Conv" or len(node.inputs) < 3 or weight_ref(node.inputs[2]):
@@ -153,9 +158,9 @@ def _type_product(node: ir.Node, weight: ir.Value) -> None:
     """The exporter leaves the product inside a Linear without type and shape."""
     source, (product,) = node.inputs[0], node.outputs
     if node.op_type == "MatMul" and source is not None and source.shape is not None:
-        assert source.dtype is not None and weight.shape is not None
-        product.type = ir.TensorType(source.dtype)
-        product.shape = ir.Shape([*list(source.shape)[:-1], weight.shape[1]])
+        # A type object of its own: source and product may part ways when precisions are set.
+        product.type = None if source.dtype is None else ir.TensorType(source.dtype)
+        product.shape = ir.Shape([*list(source.shape)[:-1], static_dims(weight)[1]])
 
 
 def unfold_transposed_convolutions(graph: ir.Graph) -> int:
@@ -174,7 +179,7 @@ def unfold_transposed_convolutions(graph: ir.Graph) -> int:
         ref, bias_ref = weight_ref(weight), weight_ref(bias)
         if weight is None or bias is None or ref is None or bias_ref is None:
             continue
-        channels, out, kernel, kernel_x = (int(size) for size in weight.shape or ())
+        channels, out, kernel, kernel_x = static_dims(weight)
         strides = list(node.attributes["strides"].as_ints())
         plain = (
             strides == [kernel, kernel_x]
@@ -185,16 +190,18 @@ def unfold_transposed_convolutions(graph: ir.Graph) -> int:
         )
         if not plain:
             continue
-        unfolded = _derived(
-            graph, weight, WeightRef(ref.name, "unfolded"), f"{ref.name}.unfolded"
-        )
+        unfolded = _derived(graph, weight, WeightRef(ref.name, "unfolded"), f"{ref.name}.unfolded")
         unfolded.shape = ir.Shape([out * kernel * kernel, channels, 1, 1])
         repeated = _derived(
-            graph, bias, WeightRef(bias_ref.name, "repeated", kernel**2), f"{bias_ref.name}.repeated"
+            graph,
+            bias,
+            WeightRef(bias_ref.name, "repeated", kernel**2),
+            f"{bias_ref.name}.repeated",
         )
         repeated.shape = ir.Shape([out * kernel * kernel])
         source, (old,) = node.inputs[0], node.outputs
-        assert source is not None and source.shape is not None
+        assert source is not None
+        assert source.shape is not None
         builder = NodeBuilder(graph, node)
         flat = builder.op(
             "Conv",

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from vggt_deploy.errors import ExportError
 from vggt_deploy.export.outputs import OutputGroup
-from vggt_deploy.model.camera_head import POSE_SIZE
+from vggt_deploy.model.camera_head import POSE_SIZE, CameraHead
 from vggt_deploy.model.config import VGGTConfig
 from vggt_deploy.model.fields import GridFields, SeparableField
 from vggt_deploy.model.vggt import VGGT
@@ -95,12 +95,13 @@ class _CameraStep(nn.Module):
 
     def __init__(self, model: VGGT) -> None:
         super().__init__()
-        self.vggt = nn.Module()
-        self.vggt.camera_head = model.camera_head
+        # Under the name it has in the whole network: initializers are called by it.
+        self.vggt = nn.ModuleDict({"camera_head": model.camera_head})
 
     def forward(self, pose: Tensor, tokens: Tensor, normalised: Tensor) -> Tensor:
-        delta: Tensor = self.vggt.camera_head.refine(pose, tokens, normalised, 1)
-        return delta
+        head = self.vggt["camera_head"]
+        assert isinstance(head, CameraHead)
+        return head.refine(pose, tokens, normalised, 1)
 
 
 def named_fields(fields: GridFields) -> dict[str, Tensor]:

@@ -1,14 +1,14 @@
 """Does the artifact compute what the PyTorch variant of its scheme computes?
 
-Both read the same checkpoint and share only the quantization maths; graph, weights file, rewrites and
-runtime settings are on one side alone. Each graph is run in ONNX Runtime on two inputs with different
-numbers of frames, so that a frame count frozen into the graph is seen.
+Both read the same checkpoint and share only the quantization maths; graph, weights file, rewrites
+and runtime settings are on one side alone. Each graph is run in ONNX Runtime on two inputs with
+different numbers of frames, so that a frame count frozen into the graph is seen.
 
     error = ||graph - torch|| / ||torch||     per output, over all its elements
 
-What is left between them is rounding: 1e-6 to 1e-5 in FP32, a few units of the type in FP16 and BF16,
-and for dynamic activations an integer that lands on the other side of a tie now and then, which
-the following layers amplify. A wrong scale, zero point, layout or axis gives 1e-1 and more.
+What is left between them is rounding: 1e-6 to 1e-5 in FP32, a few units of the type in FP16 and
+BF16, and for dynamic activations an integer that lands on the other side of a tie now and then,
+which the following layers amplify. A wrong zero point, layout or axis gives 1e-1 and more.
 """
 
 from __future__ import annotations
@@ -140,9 +140,7 @@ def _graph_outputs(
     settings = manifest.graphs["onnxruntime"]
     if manifest.precision == "bf16":
         graph = write_fp32_emulation(folder, graph)
-    record = dataclasses.replace(
-        settings, file=graph.file, opset=graph.opset
-    )
+    record = dataclasses.replace(settings, file=graph.file, opset=graph.opset)
     opened = dataclasses.replace(manifest, graphs={"onnxruntime": record})
     session = open_onnxruntime(folder, opened, provider="cpu", threads=None)
     try:
