@@ -71,6 +71,9 @@ def test_slower_than_either_fp32_is_never_for_speed() -> None:
     assert slower_than(ROWS[4], rows) == ("onnxruntime/fp32",)
     without = advice((ROWS[0], ROWS[4]))
     assert without["production"].label == "onnxruntime/int4_g128"
+    for purpose in ("production", "fastest here"):
+        assert "onnxruntime/fp32 was not measured" in without[purpose].reason
+        assert "was not measured" not in found[purpose].reason
 
 
 def test_nothing_in_the_gates() -> None:

@@ -109,7 +109,7 @@ def test_a_row_whose_outputs_are_gone_is_measured_again(fake: Any) -> None:
         ({"threads": 2}, "threads: 1 -> 2"),
         ({"width": 70}, "images.width"),
         ({"max_images": 2}, "images.frames: 3 -> 2"),
-        ({"schemes": "fp32,int8_pc_sym"}, "variants"),
+        ({"schemes": "fp32,int8_pc_sym"}, 'variants: 6 entries -> 4: without "torch/int4_g128"'),
         ({"exclude": ("camera_head.*",)}, "layers.exclude"),
         ({"outputs": ("depth",)}, "outputs"),
         ({"mode": "pad"}, "images.mode"),

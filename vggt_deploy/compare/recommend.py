@@ -137,6 +137,14 @@ def _spread(row: Row, other: Row) -> str:
     return " The difference is within the spread of the samples (IQR): measure with more repeats."
 
 
+def _unknown(row: Row, usable: Iterable[Row]) -> str:
+    """A warning where the runtime's own FP32 was not measured, so nothing was held against it."""
+    own = f"{row.runtime}/fp32"
+    if row.label == own or any(other.label == own for other in usable):
+        return ""
+    return f" {own} was not measured: whether this is faster than that is not known; add fp32."
+
+
 def _none_within(artifacts: list[Row]) -> str:
     if not artifacts:
         return "no artifact ran: only PyTorch variants have numbers."
@@ -161,7 +169,8 @@ def _production(
             f"the fastest artifact {'measured' if caveat else 'within the gates'}: "
             f"median {_median(chosen):.4g} ms, "
             f"{_median(nearest) / _median(chosen):.2f} x the speed of {nearest.label}, "
-            f"{_bytes(chosen) / 1e6:.4g} MB on disk.{_spread(chosen, nearest)}{caveat}"
+            f"{_bytes(chosen) / 1e6:.4g} MB on disk."
+            f"{_spread(chosen, nearest)}{_unknown(chosen, usable)}{caveat}"
         )
         return Recommendation("production", chosen.label, reason)
     floats = [row for row in within if row.scheme == "fp32"]
@@ -224,6 +233,7 @@ def _fastest(usable: list[Row], caveat: str) -> Recommendation:
             " Not surely faster than FP32: single calls of FP32 took no longer. Measure again, with"
             " more repeats, on a quiet machine."
         )
+    text += _unknown(chosen, usable)
     found = loss(chosen)
     if not caveat and chosen.scheme != "fp32" and found is not None and found[0] > 1.0:
         text += f" It is outside the gates: {found[0]:.3g} x the gate ({found[1]})."

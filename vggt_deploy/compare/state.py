@@ -113,7 +113,7 @@ def begin(folder: Folder, question: dict[str, Any], *, resume: bool, overwrite: 
 
 
 def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
-    """The leaves in which two questions differ, as `place: old -> new`."""
+    """The leaves in which two questions differ, as `place: old -> new`; what lists lost and gained."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             inner = f"{place}.{key}" if place else key
@@ -121,6 +121,11 @@ def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for i, (a, b) in enumerate(zip(old, new, strict=True)):
             yield from differences(a, b, f"{place}[{i}]")
+    elif isinstance(old, list) and isinstance(new, list):
+        gone = [f"without {_short(item)}" for item in old if item not in new]
+        more = [f"with {_short(item)}" for item in new if item not in old]
+        named = f": {', '.join([*gone, *more])}" if gone or more else ""
+        yield f"{place}: {len(old)} entries -> {len(new)}{named}"
     elif old != new:
         yield f"{place}: {_short(old)} -> {_short(new)}"
 
