@@ -113,7 +113,7 @@ def begin(folder: Folder, question: dict[str, Any], *, resume: bool, overwrite: 
 
 
 def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
-    """The leaves in which two questions differ, as `place: old -> new`; what lists lost and gained."""
+    """Where two questions differ, as `place: old -> new`; for lists what was lost and gained."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             inner = f"{place}.{key}" if place else key
