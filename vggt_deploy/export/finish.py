@@ -11,6 +11,7 @@ import onnx_ir as ir
 import vggt_deploy
 from vggt_deploy.errors import ExportError
 from vggt_deploy.export.graph import module_of
+from vggt_deploy.export.rotary import CONTRIB_DOMAIN
 from vggt_deploy.export.simplify import remove_unused
 from vggt_deploy.export.trace import MODEL_PREFIX
 
@@ -45,6 +46,8 @@ def finish(model: ir.Model, path: Path, *, four_bit: bool) -> int:
     model.metadata_props.clear()
     model.opset_imports.clear()
     model.opset_imports[""] = opset
+    if any(node.domain == CONTRIB_DOMAIN for node in model.graph):
+        model.opset_imports[CONTRIB_DOMAIN] = 1
     model.ir_version = IR_VERSION[opset]
     model.producer_name = "vggt-deploy"
     model.producer_version = vggt_deploy.__version__

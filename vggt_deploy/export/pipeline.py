@@ -27,6 +27,7 @@ from vggt_deploy.export.materialize import materialize
 from vggt_deploy.export.precision import set_precision
 from vggt_deploy.export.qdq import GraphTarget, StoredWeight, insert_integers
 from vggt_deploy.export.request import ExportRequest, make_request
+from vggt_deploy.export.rotary import use_rotary_operator
 from vggt_deploy.export.simplify import simplify
 from vggt_deploy.export.trace import TracedNetwork, named_fields, trace
 from vggt_deploy.export.verify import verify_artifact
@@ -224,6 +225,8 @@ def _write_graph(
         parts.append(network.camera.graph.clone())
     for graph, weights in zip(parts, stored, strict=True):
         insert_integers(graph, weights, activations=request.activations, target=target)
+    if target == "onnxruntime":
+        use_rotary_operator(main.graph)
     if network.camera is not None:
         attach = attach_loop if target == "onnxruntime" else attach_unrolled
         attach(main.graph, parts[1], job.config.camera_iterations)
