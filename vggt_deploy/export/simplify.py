@@ -60,12 +60,17 @@ def simplify(model: ir.Model) -> dict[str, int]:
     for name, value in graph.initializers.items():
         value.meta["ref"] = WeightRef(name)
         value.const_value = None  # a meta tensor: a folder that looks into it would fail
+    # The folder makes SplitToSequence and SequenceAt into a Split that no longer says its module.
+    modules = {n.inputs[0]: n.metadata_props for n in graph if n.op_type == "SplitToSequence"}
     optimizer.fold_constants(
         model,
         onnx_shape_inference=False,
         input_size_limit=FOLD_INPUT_ELEMENTS,
         output_size_limit=FOLD_OUTPUT_ELEMENTS,
     )
+    for node in graph:
+        if node.op_type == "Split" and not node.metadata_props:
+            node.metadata_props.update(modules.get(node.inputs[0], {}))
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.IdentityEliminationPass()(model)
     counts = {}
