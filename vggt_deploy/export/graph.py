@@ -10,6 +10,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
+# What torch writes for nodes that it made itself.
+NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
 
 Dims = Sequence[int | ir.SymbolicDim]
 Attributes = Mapping[str, int | float | str | Sequence[int]]
@@ -86,7 +88,8 @@ def module_of(node: ir.Node) -> str:
     scopes = node.metadata_props.get(SCOPES_KEY, "")
     parts = [part.strip(" '\"") for part in scopes.strip("[]").split(",")]
     # The last entry is the node itself; the one before it the module that ran it.
-    return parts[-2] if len(parts) >= 2 else ""
+    module = parts[-2] if len(parts) >= 2 else ""
+    return "" if module == NO_MODULE else module
 
 
 def constant_of(value: ir.Value | None) -> npt.NDArray[np.generic] | None:
