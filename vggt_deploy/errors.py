@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class DeployError(Exception):
-    """A failure that we understand: `message` is what happened, `fix` what the user can do about it."""
+    """A failure that we understand: `message` is what happened, `fix` what to do about it."""
 
     exit_code = 1
 

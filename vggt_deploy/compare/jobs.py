@@ -65,6 +65,7 @@ class ExportJob:
     width: int
     frames: tuple[int, int, int]
     folder: str
+    trace_cache: str
     verify: bool
     layers: LayerPatterns
     threads: int

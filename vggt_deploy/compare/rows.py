@@ -212,6 +212,7 @@ class Sweep:
             width=pictures.width,
             frames=(1, frames, max(frames, FRAMES_AT_LEAST)),
             folder=str(target),
+            trace_cache=str(self.folder.traces),
             verify=settings.verify,
             layers=settings.layers,
             threads=settings.threads,

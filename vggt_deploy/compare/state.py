@@ -47,6 +47,11 @@ class Folder:
     def images(self) -> Path:
         return self.work / "images.npy"
 
+    @property
+    def traces(self) -> Path:
+        """Traced graphs, which all schemes of the run start from."""
+        return self.work / "traces"
+
     def row(self, variant: Variant) -> Path:
         return self.root / "rows" / f"{variant.slug}.json"
 

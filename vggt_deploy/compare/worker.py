@@ -94,6 +94,7 @@ def run_export(job: ExportJob) -> Answer:
         overwrite=True,
         config=job.model.config,
         revision=job.model.revision,
+        trace_cache=Path(job.trace_cache),
     )
     return {
         "seconds": time.perf_counter() - start,

@@ -29,7 +29,8 @@ from vggt_deploy.export.qdq import GraphTarget, StoredWeight, insert_integers
 from vggt_deploy.export.request import ExportRequest, make_request
 from vggt_deploy.export.rotary import use_rotary_operator
 from vggt_deploy.export.simplify import simplify
-from vggt_deploy.export.trace import TracedNetwork, named_fields, trace
+from vggt_deploy.export.trace import TracedNetwork, named_fields
+from vggt_deploy.export.trace_cache import cached_trace
 from vggt_deploy.export.verify import verify_artifact
 from vggt_deploy.export.weights_file import WeightsFile
 from vggt_deploy.manifest import (
@@ -93,12 +94,14 @@ def export(
     revision: str | None = None,
     verify: bool = True,
     overwrite: bool = False,
+    trace_cache: Path | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
     """Quantize a VGGT and write it as an artifact that every runtime reads.
 
     model: a checkpoint file or folder, a Hugging Face id, or random:<config>[:seed]. `height` and
     `width` in pixels, multiples of 14, fixed in the artifact; `frames` is (min, typical, max).
+    trace_cache: a folder to keep the traced graph in, for the next scheme of the same model.
 
     Raises:
         UsageError: the request makes no sense (unknown scheme, size, outputs, patterns).
@@ -136,7 +139,7 @@ def export(
     job = _Job(request, sizes, source, layers, formats)
     clock.lap("checkpoint")
     with writing(output_dir, overwrite=overwrite, needed_bytes=_estimate(job)) as folder:
-        manifest = _write_artifact(job, folder, report, clock)
+        manifest = _write_artifact(job, folder, trace_cache, report, clock)
         if verify:
             report("verify", 0, 0)
             record = verify_artifact(folder, manifest, request, sizes, source)
@@ -171,14 +174,22 @@ class _Clock:
         self._since = now_s
 
 
-def _write_artifact(job: _Job, folder: Path, progress: Progress, clock: _Clock) -> Manifest:
+def _write_artifact(
+    job: _Job, folder: Path, trace_cache: Path | None, progress: Progress, clock: _Clock
+) -> Manifest:
     request = job.request
     keep = keeps_layer_scale(request.precision)
     folded = FoldedWeights(job.source, job.config, keep_layer_scale=keep)
     fields = grid_fields(job.config, folded.load(POS_EMBED_KEY), request.height, request.width)
     progress("trace", 0, 0)
-    network = trace(
-        job.config, request.groups, fields, request.height, request.width, keep_layer_scale=keep
+    network = cached_trace(
+        trace_cache,
+        job.config,
+        request.groups,
+        fields,
+        request.height,
+        request.width,
+        keep_layer_scale=keep,
     )
     parts = [network.main, *([network.camera] if network.camera is not None else [])]
     for part in parts:

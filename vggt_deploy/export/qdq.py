@@ -137,7 +137,7 @@ def _rewrite_matmul(
         builder.constant("last_axis", [-1]),
         name=f"{name}_rowsum",
         dtype=x.dtype,
-        shape=None,
+        shape=[*list(x.shape)[:-1], 1] if x.shape is not None else None,
         attributes={"keepdims": 1},
     )
     term = builder.op(
@@ -146,7 +146,7 @@ def _rewrite_matmul(
         _initializer(graph, weight.correction),
         name=f"{name}_rank1",
         dtype=x.dtype,
-        shape=product.shape,
+        shape=product.shape if len(weight.correction.shape) else rows.shape,
     )
     _subtract_after(graph, node, term)
 

@@ -4,8 +4,8 @@
 
 The folded network turns q and k by one rotate-half over the head (`model.fold.permute_rope`), which
 is what the operator computes. ONNX Runtime has had it as a contrib operator for long and with
-16-bit kernels; the one in ONNX itself came with opset 23, which TensorRT before 10.15 can't read. So
-ONNX Runtime gets the operator and TensorRT the ten elementary nodes, which its compiler fuses.
+16-bit kernels; the one in ONNX itself came with opset 23, which TensorRT before 10.15 can't read.
+So ONNX Runtime gets the operator and TensorRT the elementary nodes, which its compiler fuses.
 
 The operator wants [N, P, heads * D], a table [P, D / 2], and the position of the first token.
 """
