@@ -3,7 +3,7 @@
 #   make demo                 own sample pictures -> every scheme x PyTorch, ONNX Runtime -> report
 #   make demo IMAGES=folder   the same on your pictures
 #   make test                 ruff, mypy, pytest (what CI runs)
-#   make bench                times, memory and sizes at VGGT-1B shape; needs 10 GB of disk and memory
+#   make bench                times, memory and sizes at VGGT-1B shape; 25 GB of disk, 15 GB of memory
 #   make lint                 ruff and mypy alone
 #   make clean                removes .venv, caches and demo/
 
@@ -57,8 +57,9 @@ lint: $(STAMP)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadscope $(PYTEST_ARGS)
 
+# BENCH_ARGS='--model random:vggt-tiny' is the same in two minutes; see bench/README.md.
 bench: $(STAMP)
-	$(BIN)/python bench/cpu.py
+	$(BIN)/python -m bench.export_cpu $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
