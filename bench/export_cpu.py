@@ -178,7 +178,8 @@ def _make(
     for row in to_make(question.rows):
         finding = findings.get(row.label, Finding(row))
         if row.made_from in failed:
-            finding.error = failed[row.label] = f"{row.made_from} could not be made"
+            cause = f"{row.made_from} could not be made: {failed[row.made_from]}"
+            finding.error = failed[row.label] = cause
             continue
         folder = places.files(row)
         if row.kind == "plain":
@@ -266,7 +267,8 @@ def _save(
     *,
     finished: bool,
 ) -> None:
-    text = document(_header_lines(header), findings, header["environment"]["usable_cpus"])
+    lines = _header_lines(header) + ([] if finished else ["INTERRUPTED: not everything was done"])
+    text = document(lines, findings, header["environment"]["usable_cpus"])
     rows = [finding.to_json() for finding in findings]
     write_json(places.out / "export_cpu.json", {**header, "finished": finished, "rows": rows})
     (places.out / "export_cpu.md").write_text(text)
