@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from vggt_deploy.errors import UsageError
+from vggt_deploy.outputs import OUTPUT_GROUPS, output_groups
 
 PATCH_PX = 14
 Precision = Literal["fp32", "fp16", "bf16"]
 Mode = Literal["crop", "pad"]
-OUTPUT_GROUPS = ("pose", "depth", "points")
 DEFAULT_MODEL = "facebook/VGGT-1B"
 DEFAULT_HEIGHT = 350
 DEFAULT_WIDTH = 518
@@ -84,13 +84,8 @@ def parse_outputs(text: str) -> tuple[str, ...]:
     """`pose,depth,points` (or `all`) in that order, whatever order they are given in."""
     words = parse_list(text, "--outputs")
     if words == ("all",):
-        return OUTPUT_GROUPS
-    if unknown := [word for word in words if word not in OUTPUT_GROUPS]:
-        raise UsageError(
-            f"--outputs: unknown output {unknown[0]!r}",
-            f"use all, or some of: {', '.join(OUTPUT_GROUPS)}",
-        )
-    return tuple(group for group in OUTPUT_GROUPS if group in words)
+        return tuple(OUTPUT_GROUPS)
+    return tuple(group.name for group in output_groups(words))
 
 
 def check_size(option: str, pixels: int, patch: int = PATCH_PX) -> int:

@@ -29,13 +29,12 @@ from vggt_deploy.compare.recommend import recommend
 from vggt_deploy.compare.report import SCHEMA, ComparisonReport, Row, write_report
 from vggt_deploy.compare.rows import Sweep, identify_model
 from vggt_deploy.compare.state import Folder, begin, check_folder
-from vggt_deploy.compare.subjects import OUTPUT_TENSORS
 from vggt_deploy.compare.summary import write_summary
 from vggt_deploy.compare.variants import parse_variants
-from vggt_deploy.errors import CompareError, UsageError
+from vggt_deploy.errors import CompareError
+from vggt_deploy.outputs import OUTPUT_GROUPS, output_groups
 
 WORKER = (sys.executable, "-m", "vggt_deploy.compare.worker")
-OUTPUT_GROUPS = tuple(OUTPUT_TENSORS)
 
 
 def compare(
@@ -50,7 +49,7 @@ def compare(
     width: int = 518,
     mode: Literal["crop", "pad"] = "crop",
     skip_bad_images: bool = False,
-    outputs: Sequence[str] = OUTPUT_GROUPS,
+    outputs: Sequence[str] = tuple(OUTPUT_GROUPS),
     precision: Literal["fp32", "fp16", "bf16"] | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -106,7 +105,7 @@ def compare(
     settings = Settings(
         model=ModelQuestion(model_spec, config, revision),
         variants=parse_variants(schemes, runtimes),
-        outputs=_check_outputs(outputs),
+        outputs=tuple(group.name for group in output_groups(outputs)),
         precision=precision,
         layers=LayerPatterns(tuple(include), tuple(exclude), tuple(sensitive)),
         warmup=warmup,
@@ -152,15 +151,6 @@ def _full_disk_explained(root: Path) -> Iterator[None]:
             f"the disk of {root} is full",
             "free some space, then add --resume: the finished variants are kept",
         ) from error
-
-
-def _check_outputs(outputs: Sequence[str]) -> tuple[str, ...]:
-    """The groups in their fixed order, each once."""
-    unknown = [name for name in outputs if name not in OUTPUT_GROUPS]
-    if unknown or not outputs:
-        what = f"unknown outputs {unknown[0]!r}" if unknown else "no outputs are asked for"
-        raise UsageError(what, f"use one or more of: {', '.join(OUTPUT_GROUPS)}")
-    return tuple(name for name in OUTPUT_GROUPS if name in outputs)
 
 
 def _report(

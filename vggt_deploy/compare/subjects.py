@@ -14,19 +14,12 @@ from numpy.typing import NDArray
 
 from vggt_deploy.compare.jobs import MeasureJob
 from vggt_deploy.errors import CompareError
+from vggt_deploy.outputs import output_groups
 
 if TYPE_CHECKING:
     from vggt_deploy.engines.runtime import Session
     from vggt_deploy.model.vggt import VGGT
     from vggt_deploy.quantize.schemes import Precision
-
-# What each group of outputs needs in PyTorch, and the tensors it gives.
-OUTPUT_HEADS = {"pose": "camera", "depth": "depth", "points": "point"}
-OUTPUT_TENSORS = {
-    "pose": ("pose_enc",),
-    "depth": ("depth", "depth_conf"),
-    "points": ("world_points", "world_points_conf"),
-}
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -57,7 +50,7 @@ def make_subject(job: MeasureJob) -> Subject:
 
 def wanted_tensors(outputs: tuple[str, ...]) -> tuple[str, ...]:
     """Names of the tensors in these groups of outputs."""
-    return tuple(name for group in outputs for name in OUTPUT_TENSORS[group])
+    return tuple(name for group in output_groups(outputs) for name in group.tensors)
 
 
 class TorchSubject:
@@ -85,7 +78,7 @@ class TorchSubject:
         from vggt_deploy.quantize.schemes import get_scheme
 
         job = self._job
-        heads = cast(Any, frozenset(OUTPUT_HEADS[group] for group in job.outputs))
+        heads = cast(Any, frozenset(group.head for group in output_groups(job.outputs)))
         if job.scheme == "fp32":
             self._model = load_model(
                 job.model.spec, config=job.model.config, revision=job.model.revision, heads=heads

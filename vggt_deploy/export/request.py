@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vggt_deploy.errors import UsageError
-from vggt_deploy.export.outputs import OUTPUT_GROUPS, OutputGroup
 from vggt_deploy.export.qdq import GraphTarget
 from vggt_deploy.manifest import FramesRange
+from vggt_deploy.outputs import OutputGroup, output_groups
 from vggt_deploy.quantize.schemes import (
     Activations,
     Precision,
@@ -75,7 +75,7 @@ def make_request(
         scheme=scheme,
         activations=activations,
         precision=_precision(scheme, activations, precision),
-        groups=_groups(outputs),
+        groups=output_groups(outputs),
         height=size[0],
         width=size[1],
         frames=_frames(*frames),
@@ -102,15 +102,6 @@ def _precision(scheme: Scheme, activations: Activations, wanted: Precision | Non
             "leave the precision at fp32, or use float activations",
         )
     return chosen
-
-
-def _groups(outputs: Sequence[str]) -> tuple[OutputGroup, ...]:
-    unknown = [name for name in outputs if name not in OUTPUT_GROUPS]
-    if unknown or not outputs:
-        problem = f"unknown outputs {', '.join(unknown)}" if unknown else "no outputs"
-        raise UsageError(problem, f"choose some of: {', '.join(OUTPUT_GROUPS)}")
-    # In the network's order whatever the user's: the outputs of a graph have one order.
-    return tuple(group for name, group in OUTPUT_GROUPS.items() if name in outputs)
 
 
 def _frames(low: int, typical: int, high: int) -> FramesRange:

@@ -27,11 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from vggt_deploy.errors import ExportError
-from vggt_deploy.export.outputs import OutputGroup
 from vggt_deploy.model.camera_head import POSE_SIZE, CameraHead
 from vggt_deploy.model.config import VGGTConfig
 from vggt_deploy.model.fields import GridFields, SeparableField
 from vggt_deploy.model.vggt import VGGT
+from vggt_deploy.outputs import OutputGroup
 
 # 20 is the newest opset that TensorRT 10.3 (JetPack 6) reads, and the first with Gelu.
 TRACE_OPSET = 20

@@ -20,10 +20,10 @@ import onnx_ir as ir
 import torch
 
 import vggt_deploy
-from vggt_deploy.export.outputs import OutputGroup
 from vggt_deploy.export.trace import TracedNetwork, trace
 from vggt_deploy.model.config import VGGTConfig
 from vggt_deploy.model.fields import GridFields
+from vggt_deploy.outputs import OutputGroup
 
 # Initializers keep the place of their data open; nothing reads a file of this name.
 NO_DATA = "not-stored"
