@@ -148,14 +148,14 @@ class _LayerWriter:
         integer = ir.DataType.INT4 if layout.bits == 4 else ir.DataType.INT8
         data, shape, padding = _padded(layout, self.form)
         scale = self._float("scale", layout.scale)
-        zero_shape = layout.zero_point_shape
-        zero_point = self.weights.add(
-            self._name("zero_point"), layout.zero_point.numpy(), integer, zero_shape
-        )
-        symmetric = zero_point
-        if self.rank_1:
-            zeros = np.zeros(layout.zero_point.numpy().shape, layout.zero_point.numpy().dtype)
-            symmetric = self.weights.add(self._name("zeros"), zeros, integer, zero_shape)
+        zero_point = symmetric = None
+        if self.form.stores_zero_point:
+            values, zero_shape = layout.zero_point.numpy(), layout.zero_point_shape
+            zero_point = self.weights.add(self._name("zero_point"), values, integer, zero_shape)
+            symmetric = zero_point
+            if self.rank_1:
+                zeros = np.zeros_like(values)
+                symmetric = self.weights.add(self._name("zeros"), zeros, integer, zero_shape)
         return StoredWeight(
             layer=self.layer.name,
             format=self.form,

@@ -42,8 +42,8 @@ class StoredWeight:
     format: WeightFormat
     q: ir.ExternalTensor
     scale: ir.ExternalTensor
-    zero_point: ir.ExternalTensor
-    symmetric_zero_point: ir.ExternalTensor
+    zero_point: ir.ExternalTensor | None
+    symmetric_zero_point: ir.ExternalTensor | None
     correction: ir.ExternalTensor | None
     axis: int | None
     block_size: int | None
@@ -189,7 +189,7 @@ def _integer_product(
         x8,
         _initializer(builder.graph, weight.q),
         x_zero,
-        _initializer(builder.graph, weight.zero_point),
+        *([] if weight.zero_point is None else [_initializer(builder.graph, weight.zero_point)]),
         name=f"{name}_int32",
         dtype=ir.DataType.INT32,
         shape=product.shape,
@@ -265,7 +265,7 @@ def _dequantize(builder: NodeBuilder, weight: StoredWeight, *, symmetric: bool =
     if weight.block_size is not None:
         attributes["block_size"] = weight.block_size
     zero_point = weight.symmetric_zero_point if symmetric else weight.zero_point
-    inputs = [weight.q, weight.scale, zero_point]
+    inputs = [weight.q, weight.scale, *([] if zero_point is None else [zero_point])]
     return builder.op(
         "DequantizeLinear",
         *(_initializer(builder.graph, tensor) for tensor in inputs),
