@@ -125,8 +125,8 @@ class WeightFormat:
 
     @property
     def stores_zero_point(self) -> bool:
-        """Whether a graph names the zero point. INT8 always: without one, TensorRT and ONNX disagree
-        on the type. Symmetric INT4 never: the zeros would be 2.5 % of a file in groups of 32.
+        """Whether a graph names the zero point. INT8: always, as TensorRT and ONNX disagree on the
+        type without one. Symmetric INT4: never, zeros would be 2.5 % of a file in groups of 32.
         """
         return self.bits == 8 or not self.symmetric
 
