@@ -60,7 +60,8 @@ def simplify(model: ir.Model) -> dict[str, int]:
     for name, value in graph.initializers.items():
         value.meta["ref"] = WeightRef(name)
         value.const_value = None  # a meta tensor: a folder that looks into it would fail
-    # The folder makes SplitToSequence and SequenceAt into a Split that no longer says its module.
+    # The folder makes SplitToSequence and SequenceAt into a Split that no longer says its module,
+    # and whose name depends on whether the graph was traced or read from a file.
     modules = {n.inputs[0]: n.metadata_props for n in graph if n.op_type == "SplitToSequence"}
     optimizer.fold_constants(
         model,
@@ -71,6 +72,7 @@ def simplify(model: ir.Model) -> dict[str, int]:
     for node in graph:
         if node.op_type == "Split" and not node.metadata_props:
             node.metadata_props.update(modules.get(node.inputs[0], {}))
+            node.name = f"{node.outputs[0].name}/Split"
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.IdentityEliminationPass()(model)
     counts = {}
