@@ -187,28 +187,32 @@ def test_a_failed_check_keeps_the_artifact_that_was_there(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["int8_pc_asym", "int4_g32"])
+@pytest.mark.parametrize(
+    "variant, target", [("int8_pc_asym", "tensorrt"), ("int4_g32", "onnxruntime")]
+)
 def test_every_tensor_of_the_file_matters(
-    variant: str, exporter: Any, opened: Any, runtime: Any, tmp_path: Path
+    variant: str, target: str, exporter: Any, opened: Any, runtime: Any, tmp_path: Path
 ) -> None:
     """No tensor is in the file in vain, or too small in effect for the check to see it change."""
     folder = Path(shutil.copytree(exporter.artifact(variant), tmp_path / "a"))
     images = np.random.default_rng(0).random((1, 2, 3, 56, 84), np.float32)
+    want = runtime.artifact(folder, images, target)
+    model = opened(folder).graphs[target]
+    used = {n for g in (model.graph, *model.graph.subgraphs()) for n in g.initializers}
+    tensors = {name: t for name, t in opened(folder).tensors().items() if name in used}
+    file = np.memmap(folder / "weights.bin", mode="r+", dtype=np.uint8)
     blind = []
-    weights = (folder / "weights.bin").read_bytes()
-    for target in ("onnxruntime", "tensorrt"):
-        want = runtime.artifact(folder, images, target)
-        names = list(opened(folder).graphs[target].graph.initializers)
-        for name in names:
-            if name not in opened(folder).tensors() or name.endswith(("zeros", "zero_point")):
-                continue
-            edit_tensor(folder, name, opened, negate)
-            got = runtime.artifact(folder, images, target)
-            (folder / "weights.bin").write_bytes(weights)
-            if max(compare_outputs(got, want).values()) < 1e-4:
-                blind.append((target, name))
+    for name, tensor in tensors.items():
+        if name.endswith((".zeros", ".zero_point")):
+            continue  # zeros, most of them
+        piece = file[tensor.offset : tensor.offset + tensor.length]
+        before = piece.copy()
+        size = tensor.dtype.bitwidth // 8 or 1
+        # The sign bit of floats, all bits of integers.
+        piece.reshape(-1, size)[:, -1] ^= 0x80 if size > 1 else 0xFF
+        file.flush()
+        got = runtime.artifact(folder, images, target)
+        if not max(compare_outputs(got, want).values()) > 1e-4:
+            blind.append(name)
+        piece[:] = before
     assert blind == []
-
-
-def negate(array: np.ndarray) -> None:
-    array[...] = ~array if array.dtype == np.uint8 else -array
