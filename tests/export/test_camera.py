@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from vggt_deploy.export.camera import attach_loop, attach_unrolled
-from vggt_deploy.export.verify import test_images as images_of
+from vggt_deploy.export.verify import probe_images as images_of
 
 MAIN = """
 g (float[f, 1, 4] x) => (float[f, 1, 4] camera_tokens, float[f, 1, 4] camera_normalised,

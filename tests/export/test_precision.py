@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from vggt_deploy.errors import ExportError, QuantizeError
 from vggt_deploy.export.graph import SCOPES_KEY
 from vggt_deploy.export.precision import set_precision
-from vggt_deploy.export.verify import test_images as images_of
+from vggt_deploy.export.verify import probe_images as images_of
 from vggt_deploy.model.weights import open_weights
 from vggt_deploy.quantize.plan import in_half_region
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vggt_deploy.export.verify import compare_outputs, test_images
+from vggt_deploy.export.verify import compare_outputs, probe_images
 from vggt_deploy.manifest import read_manifest
 from vggt_deploy.model.fold import FoldedWeights
 from vggt_deploy.model.weights import open_weights
@@ -19,8 +19,8 @@ from vggt_deploy.quantize.schemes import SCHEMES, parse_variant
 VARIANTS = [*SCHEMES, *(f"{name}+dynamic" for name, s in SCHEMES.items() if s.integer)]
 TENSORS = ("pose_enc", "depth", "depth_conf", "world_points", "world_points_conf")
 
-images_of = test_images  # a name that pytest does not collect
-del test_images
+images_of = probe_images  # a name that pytest does not collect
+del probe_images
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -7,7 +7,7 @@ the largest single tensor (67 MB in VGGT-1B) and its integers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,11 @@ from vggt_deploy.export.simplify import WeightRef, weight_ref
 from vggt_deploy.export.trace import FIELDS_PREFIX, MODEL_PREFIX
 from vggt_deploy.export.weights_file import WeightsFile
 from vggt_deploy.model.sources import WeightSource
+from vggt_deploy.progress import Progress
 from vggt_deploy.quantize.layout import OnnxLayout, to_onnx_layout
 from vggt_deploy.quantize.plan import LayerInfo
 from vggt_deploy.quantize.qparams import QuantizedTensor, quantize
 from vggt_deploy.quantize.schemes import PerChannel, PerGroup, Precision, WeightFormat
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is done, units done and units in all."""
 
 TORCH_DTYPE: dict[ir.DataType, torch.dtype] = {
     ir.DataType.FLOAT: torch.float32,
@@ -39,7 +37,6 @@ SCALE_DTYPE: dict[ir.DataType, Precision] = {
     ir.DataType.FLOAT16: "fp16",
     ir.DataType.BFLOAT16: "bf16",
 }
-MIN_FUSED_BLOCK = 16  # ONNX Runtime's MatMulNBits takes powers of two from here on
 
 
 def materialize(
@@ -134,6 +131,12 @@ class _LayerWriter:
         self.layer, self.form, self.ref, self.weights = layer, form, ref, weights
         self.dtype = value.dtype
         self.rank_1 = rank_1 and not form.symmetric and layer.kind == "linear"
+        if self.rank_1 and isinstance(form.granularity, PerGroup):
+            # A zero point per group needs a row sum per group: a product of rank G, not 1.
+            raise ExportError(
+                f"{layer.name}: groups with zero points have no form for TensorRT",
+                "use symmetric groups, or dynamic activations (ONNX Runtime only)",
+            )
 
     def write(self, weight: Tensor) -> StoredWeight:
         try:
@@ -165,7 +168,7 @@ class _LayerWriter:
             symmetric_zero_point=symmetric,
             correction=self._correction(quantized) if self.rank_1 else None,
             axis=layout.axis,
-            block_size=_block_size(layout, self.form),
+            block_size=layout.block_size,
             padding=padding,
         )
 
@@ -216,32 +219,6 @@ def _padded(
             f"a 4-bit weight [{n}, {k}] with an odd number of elements can't be padded",
             "exclude the layer",
         )
-    extra = -(-padding * n * layout.bits // 8)
-    return (
-        np.concatenate([data.reshape(-1).view(np.uint8), np.zeros(extra, np.uint8)]),
-        (
-            k + padding,
-            n,
-        ),
-        padding,
-    )
-
-
-def _block_size(layout: OnnxLayout, form: WeightFormat) -> int | None:
-    """The group size; for a row shorter than a group the next power of two that kernels know.
-
-    ONNX lets the one block of a row be longer than the row. ONNX Runtime fuses powers of two only.
-    """
-    if layout.block_size is None:
-        return None
-    assert isinstance(form.granularity, PerGroup)
-    k = layout.shape[0]
-    if k >= form.granularity.size:
-        return form.granularity.size
-    return max(MIN_FUSED_BLOCK, 1 << (k - 1).bit_length())
-
-
-def stored_layers(stored: Mapping[str, StoredWeight]) -> Iterator[tuple[str, str]]:
-    """Layer name, format label: for the manifest."""
-    for weight in stored.values():
-        yield weight.layer, weight.format.label
+    zero_rows = np.zeros(-(-padding * n * layout.bits // 8), np.uint8)
+    padded = np.concatenate([data.reshape(-1).view(np.uint8), zero_rows])
+    return padded, (k + padding, n), padding

@@ -49,22 +49,6 @@ class StoredWeight:
     block_size: int | None
     padding: int
 
-    @property
-    def bytes(self) -> int:
-        """Bytes of this weight in the file, the rank-1 term of TensorRT included."""
-        tensors = {
-            tensor.name: tensor
-            for tensor in (
-                self.q,
-                self.scale,
-                self.zero_point,
-                self.symmetric_zero_point,
-                self.correction,
-            )
-            if tensor is not None
-        }
-        return sum(tensor.length or 0 for tensor in tensors.values())
-
 
 def insert_integers(
     graph: ir.Graph,
