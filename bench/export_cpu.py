@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from bench.machine import available_memory_bytes, read_through
+from bench.machine import available_memory_bytes, load_average, read_through
 from bench.process import Settings, StepResult, run_step
 from bench.report import GIB, Finding, document
 from bench.rows import ROWS, TORCH_FP32, Row, choose, disk_bytes, memory_bytes, to_make
 from vggt_deploy.artifact import locked, require_free_space
-from vggt_deploy.compare.environment import describe_environment, load_average, usable_cpus
+from vggt_deploy.compare.environment import describe_environment, usable_cpus
 from vggt_deploy.compare.jobs import write_json
 from vggt_deploy.errors import ArtifactError, DeployError, UsageError
 

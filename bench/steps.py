@@ -16,8 +16,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.machine import watch_others
 from bench.worker import Answer, Step, serve
+from vggt_deploy.compare.contention import watch_others
 from vggt_deploy.compare.latency import measure
 from vggt_deploy.compare.memory import peak_rss_bytes
 

@@ -103,7 +103,7 @@ def measure(job: dict[str, Any], behaviour: str) -> None:
             "libraries_rss_bytes": 3 * 10**7,
             "held_bytes": 4_000_000 if job["runtime"] == "torch" else None,
             "saved_bytes": None,
-            "load_average": 0.5,
+            "others_cpus": 0.0,
             "notes": [],
         },
     )

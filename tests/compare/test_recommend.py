@@ -26,7 +26,7 @@ def make_row(
         disk_bytes=None if mb is None else round(mb * 1e6),
         disk_kind=None if mb is None else "artifact folder",
         held_bytes=4_000_000_000 if label == "torch/fp32" else None,
-        load_average=None,
+        others_cpus=None,
     )
     geometry = GeometryMetrics(depth=DepthErrors(1, 0, 1.0, abs_rel, 1.0))
     accuracy = {"depth": TensorMetrics(1, 0, 0, mae=abs_rel)}

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from vggt_deploy.compare.summary import megabytes, number, summary_text, table, wrap
+from vggt_deploy.compare.summary import (
+    megabytes,
+    number,
+    summary_text,
+    table,
+    timing_notes,
+    wrap,
+)
 
 
 def test_a_table_is_aligned() -> None:
@@ -43,3 +51,19 @@ def test_slower_variants_are_named(fake: Any) -> None:
     section = text.split("Slower than FP32\n")[1].split("\n\n")[0]
     assert "onnxruntime/int4_g128" in section
     assert "int8_pc_sym" not in section  # 42 ms against 102
+
+
+def test_times_of_a_busy_machine_are_called_noisy(fake: Any) -> None:
+    report = fake.run()
+    quiet = timing_notes(report)
+    assert not any("NOISY" in note for note in quiet)
+    busy_row = next(row for row in report.rows if row.label == "onnxruntime/int8_pc_sym")
+    assert busy_row.measured is not None
+    busy_row = replace(busy_row, measured=replace(busy_row.measured, others_cpus=1.5))
+    rows = tuple(busy_row if row.label == busy_row.label else row for row in report.rows)
+    (note,) = [note for note in timing_notes(replace(report, rows=rows)) if "NOISY" in note]
+    assert "1.5 CPUs, onnxruntime/int8_pc_sym" in note
+
+
+def test_too_few_calls_are_named(fake: Any) -> None:
+    assert any("fewer than 3" in note for note in timing_notes(fake.run(repeats=1)))

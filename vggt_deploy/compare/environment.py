@@ -90,11 +90,6 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def load_average() -> float | None:
-    """Processes that wanted a CPU over the last minute; above the core count, times are noisy."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
 def _cpu() -> tuple[str, frozenset[str]]:
     """Model name and feature flags of the first CPU."""
     cpuinfo = Path("/proc/cpuinfo")

@@ -69,7 +69,7 @@ class Measured:
                     hashes and opening the session
     peak_rss_bytes  the most memory the process ever had (VmHWM), libraries included
     libraries_rss_bytes  of which were there before loading, with the runtime imported
-    load_average    of the machine when this variant started (1 minute)
+    others_cpus     CPUs that other processes kept busy during the calls; None: not known here
     """
 
     latency: Latency
@@ -80,7 +80,7 @@ class Measured:
     disk_bytes: int | None
     disk_kind: DiskKind | None
     held_bytes: int | None
-    load_average: float | None
+    others_cpus: float | None
     notes: tuple[str, ...] = ()
 
     @classmethod

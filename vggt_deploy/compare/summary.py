@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from vggt_deploy.compare.contention import NOISY_SHARE
 from vggt_deploy.compare.metrics import CROSS_ENTROPY_REASON
 from vggt_deploy.compare.recommend import GATES, NOT_EVIDENCE, slower_than
 from vggt_deploy.compare.report import SUMMARY_NAME, ComparisonReport, Row
 
 MAX_LINE = 160
+FEWEST_CALLS = 3
 
 _HOW = """\
 disk       PyTorch FP32: {reference_kind};
@@ -121,7 +123,27 @@ def _question(report: ComparisonReport) -> str:
     lines += [f"left out  {text}" for text in images["skipped"]]
     if report.random_weights:
         lines.append(f"NOTE      {NOT_EVIDENCE}; sizes and times are real.")
+    lines += [f"NOTE      {text}" for text in timing_notes(report)]
     return "\n".join(lines)
+
+
+def timing_notes(report: ComparisonReport) -> list[str]:
+    """What speaks against trusting the times: too few calls, or other work on the same CPUs."""
+    measured = [(row.label, row.measured) for row in report.rows if row.measured is not None]
+    notes = []
+    if measured and min(m.latency.n for _, m in measured) < FEWEST_CALLS:
+        notes.append(
+            f"fewer than {FEWEST_CALLS} timed calls: the times have no spread worth the name."
+        )
+    limit = NOISY_SHARE * report.environment.usable_cpus
+    busy = [(label, m.others_cpus) for label, m in measured if (m.others_cpus or 0.0) > limit]
+    if busy:
+        worst, cpus = max(busy, key=lambda item: item[1] or 0.0)
+        notes.append(
+            f"NOISY TIMES: other processes kept CPUs busy while {len(busy)} of {len(measured)} "
+            f"variants were timed (most: {cpus:.1f} CPUs, {worst}). Repeat on a quiet machine."
+        )
+    return notes
 
 
 def _recommendations(report: ComparisonReport) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from vggt_deploy.compare.environment import load_average
+from vggt_deploy.compare.contention import watch_others
 from vggt_deploy.compare.jobs import (
     ExportJob,
     IdentifyJob,
@@ -110,13 +110,15 @@ def run_measure(job: MeasureJob) -> Answer:
     Peak memory is read before the outputs are written and before the weights are weighed.
     """
     images = np.load(job.images)[None]
-    load_before = load_average()
     subject = make_subject(job)
     libraries = rss_bytes()
     start = time.perf_counter()
     subject.load()
     load_ms = (time.perf_counter() - start) * 1e3
-    latency, outputs = measure(lambda: subject.run(images), warmup=job.warmup, repeats=job.repeats)
+    with watch_others() as others:
+        latency, outputs = measure(
+            lambda: subject.run(images), warmup=job.warmup, repeats=job.repeats
+        )
     peak, source = peak_rss_bytes()
     _write_arrays(Path(job.arrays), subject.arrays(outputs))
     del outputs
@@ -129,7 +131,7 @@ def run_measure(job: MeasureJob) -> Answer:
         "libraries_rss_bytes": libraries,
         "held_bytes": subject.held_bytes(),
         "saved_bytes": saved,
-        "load_average": load_before,
+        "others_cpus": others.cpus,
         "notes": notes,
     }
 
