@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from vggt_deploy.compare import contention
 from vggt_deploy.compare.contention import watch_others
 
 if not Path("/proc/stat").exists():
@@ -32,11 +32,12 @@ def test_another_process_is_seen() -> None:
     assert beside.cpus > 0.3
 
 
-def test_our_own_work_is_not_taken_for_it() -> None:
+def test_our_own_work_is_subtracted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3 s busy on all CPUs, 1 s of them ours, in 2 s: one CPU for others."""
+    busy, own, wall = iter((10.0, 13.0)), iter((5.0, 6.0)), iter((0.0, 2.0))
+    monkeypatch.setattr(contention, "_busy_seconds", lambda: next(busy))
+    monkeypatch.setattr(contention.time, "process_time", lambda: next(own))
+    monkeypatch.setattr(contention.time, "perf_counter", lambda: next(wall))
     with watch_others() as others:
-        until = time.process_time() + SPIN_S
-        while time.process_time() < until:
-            pass
-    # Another test may keep one CPU busy beside us; ours on top would make it all of them.
-    assert others.cpus is not None
-    assert others.cpus < (os.cpu_count() or 1) - 0.3
+        pass
+    assert others.cpus == 1.0
