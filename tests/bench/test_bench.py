@@ -10,7 +10,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # bench is no part of the package
 
-from bench import machine
 from bench.process import Settings, StepResult, run_step
 from bench.report import Finding, table
 from bench.rows import BY_LABEL, PLAIN_FP32, ROWS, choose, disk_bytes, to_make
@@ -105,13 +104,3 @@ def test_a_row_brings_what_it_is_made_from() -> None:
     assert disk_bytes(chosen, 1 << 30) < disk_bytes(ROWS, 1 << 30)
     with pytest.raises(UsageError, match="no such row: int9"):
         choose("fp32,int9")
-
-
-def test_what_others_do_is_the_machine_less_ourselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    wall, own, busy = iter([0.0, 4.0]), iter([1.0, 3.0]), iter([10.0, 15.0])
-    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(wall))
-    monkeypatch.setattr(machine.time, "process_time", lambda: next(own))
-    monkeypatch.setattr(machine, "_busy_seconds", lambda: next(busy))
-    with machine.watch_others() as others:
-        pass
-    assert others.cpus == pytest.approx((5.0 - 2.0) / 4.0)

@@ -131,8 +131,6 @@ def _tensorrt(scheme: Scheme, activations: Activations) -> Support:
 def _tensorrt_rtx(scheme: Scheme, activations: Activations) -> Support:
     if activations == "dynamic":
         return Support("no", "DynamicQuantizeLinear and MatMulInteger are unsupported")
-    if scheme.precision == "bf16":
-        return Support("untried")
     if scheme.linear is not None and not scheme.linear.symmetric:
         return Support("builds", "through the exact rank-1 form: zero points are refused")
     return Support("builds")
