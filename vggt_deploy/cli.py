@@ -254,7 +254,7 @@ def compare(
     config: Config = None,
     revision: Revision = None,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed runs per variant.")] = 5,
-    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Runs before timing.")] = 1,
+    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Runs before timing.")] = 2,
     threads: Threads = None,
     timeout_s: Annotated[
         float, typer.Option("--timeout", help="Seconds that one export or measurement may take.")

@@ -56,7 +56,7 @@ def compare(
     sensitive: Sequence[str] = (),
     config: str | None = None,
     revision: str | None = None,
-    warmup: int = 1,
+    warmup: int = 2,
     repeats: int = 5,
     threads: int | None = None,
     timeout_s: float = 3600.0,
