@@ -86,7 +86,7 @@ def test_times_and_memory(report: ComparisonReport) -> None:
         measured = row.measured
         assert measured is not None
         assert measured.latency.n == 3
-        assert len(measured.latency.warmup_ms) == 1
+        assert len(measured.latency.warmup_ms) == 2
         assert 0.0 < measured.latency.min_ms <= measured.latency.median_ms
         assert measured.load_ms > 0.0
         if sys.platform == "linux":
