@@ -109,7 +109,7 @@ def _write_float(weights: WeightsFile, value: ir.Value, tensor: Tensor) -> ir.Ex
 
 
 def _bytes_of(tensor: Tensor) -> npt.NDArray[np.generic]:
-    """Numpy has no bfloat16: hand over the two bytes."""
+    """The array to write; NumPy has no bfloat16, so its two bytes as an integer."""
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.uint16).numpy()
     return tensor.numpy()
@@ -173,7 +173,7 @@ class _LayerWriter:
         )
 
     def _correction(self, quantized: QuantizedTensor) -> ir.ExternalTensor:
-        """S * z: what a row sum of the input is multiplied with."""
+        """Scale times zero point: what a row sum of the input is multiplied with."""
         return self._float("scale_times_zero", quantized.scale * quantized.zero_point)
 
     def _float(self, part: str, tensor: Tensor) -> ir.ExternalTensor:
