@@ -65,7 +65,6 @@ class Exporter:
         """What `export` makes of the same arguments."""
         scheme, activations = parse_variant(variant)
         return make_request(
-            MODEL,
             scheme.name,
             activations=activations,
             precision=options.get("precision"),
@@ -73,8 +72,6 @@ class Exporter:
             size=(HEIGHT, WIDTH),
             frames=FRAMES,
             patterns=((), (), ()),
-            config=None,
-            revision=None,
         )
 
 

@@ -7,6 +7,7 @@ import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from safetensors.torch import save_file
 
 from vggt_deploy.errors import ArtifactError, DeployError, ModelError, UsageError
+from vggt_deploy.export import pipeline
 from vggt_deploy.export.request import make_request
 from vggt_deploy.manifest import read_manifest
 from vggt_deploy.model.weights import open_weights
@@ -76,7 +78,6 @@ def test_a_request_that_makes_no_sense(
 
 def test_outputs_come_in_the_networks_order() -> None:
     request = make_request(
-        "random:vggt-tiny",
         "int8_pc_sym",
         activations="float",
         precision=None,
@@ -84,8 +85,6 @@ def test_outputs_come_in_the_networks_order() -> None:
         size=(56, 84),
         frames=(1, 2, 3),
         patterns=((), (), ()),
-        config=None,
-        revision=None,
     )
     assert [group.name for group in request.groups] == ["pose", "points"]
     assert request.heads == {"camera", "point"}
@@ -195,3 +194,17 @@ def test_progress_and_times_name_the_stages(exporter: Any, tmp_path: Path) -> No
     assert weights[-1][0] == weights[-1][1] > 0
     assert all(done <= total for done, total in weights)
     assert set(result.seconds) == {"checkpoint", "trace", "weights", "graphs", "verify"}
+
+
+def test_versions_are_those_installed_under_whatever_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the gpu extra there is no distribution called onnxruntime."""
+
+    def version(name: str) -> str:
+        if name == "onnxruntime":
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(pipeline, "version", version)
+    found = pipeline.installed_versions()
+    assert "onnxruntime" not in found
+    assert {"torch", "onnx", "onnxruntime-gpu"} <= set(found)

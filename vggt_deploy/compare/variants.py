@@ -45,11 +45,6 @@ class Variant:
         return self.label.replace("/", "-")
 
     @property
-    def is_reference(self) -> bool:
-        """PyTorch FP32, which everything is held against."""
-        return self == REFERENCE
-
-    @property
     def support(self) -> Support:
         """What the runtime makes of the scheme, from the scheme table."""
         return support(SCHEMES[self.scheme], self.activations, TARGETS[self.runtime])

@@ -9,12 +9,13 @@ Nothing is visible under the target name until all of it is done.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -59,7 +60,15 @@ GRAPH_NAMES: dict[GraphTarget, str] = {
     "tensorrt": "model.tensorrt.onnx",
 }
 POS_EMBED_KEY = "aggregator.patch_embed.pos_embed"
-VERSIONED = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
+VERSIONED = (
+    "torch",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "numpy",
+)
 # Two graph files of VGGT-1B, and room for scales and alignment.
 OVERHEAD_BYTES = 16 << 20
 
@@ -111,7 +120,6 @@ def export(
         ArtifactError: the folder is in use, not empty, or the disk is full.
     """
     request = make_request(
-        model,
         scheme,
         activations=activations,
         precision=precision,
@@ -119,8 +127,6 @@ def export(
         size=(height, width),
         frames=frames,
         patterns=(tuple(include), tuple(exclude), tuple(sensitive)),
-        config=config,
-        revision=revision,
     )
     report = progress or _silent
     clock = _Clock()
@@ -291,8 +297,17 @@ def _manifest(
             sensitive=request.sensitive,
         ),
         files=files,
-        versions={name: version(name) for name in VERSIONED},
+        versions=installed_versions(),
     )
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of what makes an artifact; ONNX Runtime has one of two names."""
+    installed = {}
+    for name in VERSIONED:
+        with contextlib.suppress(PackageNotFoundError):
+            installed[name] = version(name)
+    return installed
 
 
 def _estimate(job: _Job) -> int:

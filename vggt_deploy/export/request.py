@@ -25,7 +25,6 @@ Patterns = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 class ExportRequest:
     """A request that makes sense in itself; whether the checkpoint has it is not known yet."""
 
-    model: str
     scheme: Scheme
     activations: Activations
     precision: Precision
@@ -36,8 +35,6 @@ class ExportRequest:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     sensitive: tuple[str, ...]
-    config: str | None
-    revision: str | None
 
     @property
     def heads(self) -> frozenset[str]:
@@ -51,7 +48,6 @@ class ExportRequest:
 
 
 def make_request(
-    model: str,
     scheme_name: str,
     *,
     activations: Activations,
@@ -60,8 +56,6 @@ def make_request(
     size: tuple[int, int],
     frames: tuple[int, int, int],
     patterns: Patterns,
-    config: str | None,
-    revision: str | None,
 ) -> ExportRequest:
     """Check the request against itself. `size` is (height, width) in pixels.
 
@@ -71,7 +65,6 @@ def make_request(
     scheme = get_scheme(scheme_name)
     check_activations(scheme, activations)
     return ExportRequest(
-        model=model,
         scheme=scheme,
         activations=activations,
         precision=_precision(scheme, activations, precision),
@@ -82,8 +75,6 @@ def make_request(
         include=patterns[0],
         exclude=patterns[1],
         sensitive=patterns[2],
-        config=config,
-        revision=revision,
     )
 
 

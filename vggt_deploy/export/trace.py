@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from vggt_deploy.errors import ExportError
 from vggt_deploy.model.camera_head import POSE_SIZE, CameraHead
 from vggt_deploy.model.config import VGGTConfig
-from vggt_deploy.model.fields import GridFields, SeparableField
+from vggt_deploy.model.fields import GridFields
 from vggt_deploy.model.vggt import VGGT
 from vggt_deploy.outputs import OutputGroup
 
@@ -65,22 +65,14 @@ class _Main(nn.Module):
         super().__init__()
         self.vggt = model
         self.tensors = tuple(tensors)
+        self.field_names = tuple(fields.named())
         self.fields = nn.Module()
         for name, table in named_fields(fields).items():
             self.fields.register_buffer(name, table.to("meta"), persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        table = self.fields.get_buffer
-        levels = len(self.vggt.config.dpt_channels) + 1
-        fields = GridFields(
-            table("pos_embed"),
-            table("rope_cos"),
-            table("rope_sin"),
-            tuple(
-                SeparableField(table(f"dpt_{level}_row"), table(f"dpt_{level}_column"))
-                for level in range(levels)
-            ),
-        )
+        tables = {name: self.fields.get_buffer(_flat(name)) for name in self.field_names}
+        fields = GridFields.from_named(tables)
         camera, dense, _ = self.vggt.run_until_camera(images, fields)
         outputs = tuple(dense[name] for name in self.tensors)
         if camera is None:
@@ -106,7 +98,11 @@ class _CameraStep(nn.Module):
 
 def named_fields(fields: GridFields) -> dict[str, Tensor]:
     """Field tensors under names that a torch buffer can have (no dots)."""
-    return {name.replace(".", "_"): table for name, table in fields.named().items()}
+    return {_flat(name): table for name, table in fields.named().items()}
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_")
 
 
 def trace(
