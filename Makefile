@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo '== installing into $(VENV) (once; minutes, PyTorch is large)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint constraints.txt --editable '.[cpu,test]'
+	  --constraint constraints.txt --editable '.[cpu,rtx,test]'
 	@touch $@
 
 # Only demo/report and the sample pictures are replaced; your folder in IMAGES is only read.

@@ -19,12 +19,6 @@ from vggt_deploy.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     SCHEMA,
-    FileRecord,
-    FramesRange,
-    GraphRecord,
-    LayerSummary,
-    Manifest,
-    ModelRecord,
     from_json,
     hash_file,
     is_plain_name,
@@ -33,6 +27,14 @@ from vggt_deploy.manifest import (
     record_files,
     to_json,
     write_manifest,
+)
+from vggt_deploy.records import (
+    FileRecord,
+    FramesRange,
+    GraphRecord,
+    LayerSummary,
+    Manifest,
+    ModelRecord,
 )
 
 
@@ -166,6 +168,13 @@ def test_a_newer_schema_is_named_before_anything_else_is_looked_at(artifact: Pat
     assert "upgrade" in raised.value.fix
 
 
+def test_an_older_schema_is_refused_with_its_own_message(artifact: Path) -> None:
+    edit(artifact, lambda data: data.update(schema=SCHEMA - 1))
+    with pytest.raises(ArtifactError, match=f"has schema {SCHEMA - 1}.*older") as raised:
+        read_manifest(artifact)
+    assert "again" in raised.value.fix
+
+
 @pytest.mark.parametrize("schema", [0, -1, "1", 1.0, True, None])
 def test_a_schema_that_is_no_number(artifact: Path, schema: object) -> None:
     edit(artifact, lambda data: data.update(schema=schema))
@@ -229,7 +238,8 @@ def set_in(*keys: str, value: object) -> Callable[[dict[str, Any]], None]:
         (set_in("height", value=28.0), "manifest.height is float, expected int"),
         (set_in("height", value=-14), "is not positive"),
         (set_in("height", value=10**400), None),
-        (set_in("kind", value="engine"), "expected one of onnx"),
+        (set_in("kind", value="plan"), "expected one of onnx, engine"),
+        (set_in("kind", value="engine"), "kind is engine, and engine is NoneType"),
         (set_in("frames", value={"min": 3, "opt": 2, "max": 4}), "are not in order"),
         (set_in("frames", "min", value=0), "are not in order"),
         (set_in("frames", value=[1, 2, 3]), "expected an object"),

@@ -39,6 +39,10 @@ class QuantizeError(DeployError):
     """A weight can't be quantized as asked (not finite, a shape the scheme has no meaning for)."""
 
 
+class CalibrationError(DeployError):
+    """Static activations can't be calibrated: no images, or statistics of something else."""
+
+
 class ExportError(DeployError):
     """The graph could not be traced, rewritten or written."""
 
@@ -53,6 +57,18 @@ class ArtifactError(DeployError):
 
 class RuntimeUnavailableError(DeployError):
     """A runtime, provider or device that was asked for is not there. Never replaced silently."""
+
+
+class BuildError(DeployError):
+    """An engine can't be built as asked: the graph, the device profile or the builder says no."""
+
+
+class ProofError(BuildError):
+    """The engine was built, but does not compute in the types that the scheme promises."""
+
+
+class BundleError(DeployError):
+    """A bundle can't be made, was changed, is not signed as asked, or does not fit the device."""
 
 
 class CompareError(DeployError):

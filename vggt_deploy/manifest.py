@@ -5,9 +5,10 @@ outputs, and the versions that made it. A stage that loads an artifact calls `re
 it either returns a manifest whose files are there and unchanged, or raises an ArtifactError that
 says which of the many ways to be wrong this one is.
 
-The JSON is the dataclasses below, field by field. Reading is strict: an unknown or missing field, a
-wrong type, or a file name that is not a plain name inside the folder is refused. A field is added
-only together with a higher `SCHEMA`; a reader refuses a higher schema than its own by that number.
+The JSON is the dataclasses of `records`, field by field. Reading is strict: an unknown or missing
+field, a wrong type, or a file name that is not a plain name inside the folder is refused. A field
+is added only together with a higher `SCHEMA`; a reader refuses any other schema than its own by
+that number.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import re
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Union
 
 from vggt_deploy.errors import ArtifactError
+from vggt_deploy.records import FileRecord, Manifest
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST_NAME = "manifest.json"
 
 # A manifest of VGGT-1B is about 100 kB. Whatever is larger than this is not one, and is not parsed.
@@ -35,91 +36,6 @@ MAX_MANIFEST_BYTES = 32 * 2**20
 _HASH_CHUNK_BYTES = 4 * 2**20
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class ModelRecord:
-    """Where the weights came from: the spec as given, and what it resolved to."""
-
-    spec: str
-    config: str
-    revision: str | None = None
-    sha256: str | None = None
-    licence: str | None = None
-
-
-@dataclass(frozen=True)
-class FramesRange:
-    """The frame counts that an artifact accepts: `min..max`, tuned for `opt`."""
-
-    min: int
-    opt: int
-    max: int
-
-
-@dataclass(frozen=True)
-class GraphRecord:
-    """One graph file and the session settings it needs to run as meant."""
-
-    file: str
-    opset: int
-    session_options: dict[str, str] = dataclasses.field(default_factory=dict)
-    disabled_optimizers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class LayerSummary:
-    """The quantized layers (name -> format label), and the patterns that chose them."""
-
-    quantized: dict[str, str]
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    sensitive: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """Size and SHA-256 of one file of the artifact."""
-
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The artifact, described. `graphs` is keyed by target ("onnxruntime", "tensorrt").
-
-    `files` holds every file of the folder except the manifest itself. `outputs` are tensor names.
-    """
-
-    schema: int
-    tool_version: str
-    kind: Literal["onnx"]
-    created: str
-    model: ModelRecord
-    scheme: str
-    activations: str
-    precision: str
-    height: int
-    width: int
-    frames: FramesRange
-    outputs: tuple[str, ...]
-    graphs: dict[str, GraphRecord]
-    layers: LayerSummary
-    files: dict[str, FileRecord]
-    versions: dict[str, str]
-    verification: dict[str, Any] | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def variant(self) -> str:
-        """The label of scheme and activations: `int8_pc_sym`, `int8_pc_sym+dynamic`."""
-        return self.scheme if self.activations == "float" else f"{self.scheme}+{self.activations}"
-
-    @property
-    def bytes_total(self) -> int:
-        """Bytes on disk of the artifact without its manifest."""
-        return sum(record.bytes for record in self.files.values())
 
 
 def now() -> str:
@@ -218,9 +134,14 @@ def from_json(text: str, *, source: Path) -> Manifest:
     schema = value.get("schema")
     if type(schema) is not int or schema < 1:
         raise _malformed(source, f"schema is {schema!r}, expected a number from 1 to {SCHEMA}")
+    if schema < SCHEMA:
+        raise ArtifactError(
+            f"{source} has schema {schema}, this version of vggt-deploy reads {SCHEMA}",
+            "an older vggt-deploy wrote it: export (or build) it again with this version",
+        )
     if schema > SCHEMA:
         raise ArtifactError(
-            f"{source} has schema {schema}, this version of vggt-deploy reads up to {SCHEMA}",
+            f"{source} has schema {schema}, this version of vggt-deploy reads {SCHEMA}",
             "a newer vggt-deploy wrote it: upgrade, or export it again with this version",
         )
     manifest = _decode(Manifest, value, "manifest", source)
@@ -295,6 +216,11 @@ def _check(manifest: Manifest, source: Path) -> None:
             raise _malformed(source, f"graph {target} names {graph.file!r}, not among the files")
         if graph.opset < 1:
             raise _malformed(source, f"graph {target} has opset {graph.opset}")
+    engine = manifest.engine
+    if (manifest.kind == "engine") != (engine is not None):
+        raise _malformed(source, f"kind is {manifest.kind}, and engine is {type(engine).__name__}")
+    if engine is not None and (engine.file not in manifest.files or not engine.profiles):
+        raise _malformed(source, f"the engine {engine.file!r} is not among the files")
 
 
 def is_plain_name(name: str) -> bool:
@@ -345,7 +271,10 @@ def _decode(kind: Any, value: object, where: str, source: Path) -> object:
         )
     if origin is dict and isinstance(value, dict):
         return {k: _decode(arguments[1], v, f"{where}[{k}]", source) for k, v in value.items()}
-    # bool is an int to isinstance; a manifest field is never a bool.
+    # JSON has one kind of number: 1.0 may come back as 1.
+    if kind is float and type(value) is int:
+        return float(value)
+    # bool is an int to isinstance, so the types are compared.
     if origin is None and type(value) is kind:
         return value
     expected = getattr(origin or kind, "__name__", str(kind))

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from vggt_deploy.compare.report import ComparisonReport
     from vggt_deploy.doctor import Diagnosis
     from vggt_deploy.engines.run import RunResult
-    from vggt_deploy.manifest import Manifest
     from vggt_deploy.quantize.targets import SchemeRow
+    from vggt_deploy.records import Manifest
 
 _LEVEL_STYLE = {"real": "green", "builds": "cyan", "storage": "yellow", "emulated": "yellow"}
 _STATE_STYLE = {"ok": "green", "missing": "yellow", "unknown": "cyan"}

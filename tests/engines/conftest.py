@@ -17,17 +17,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from vggt_deploy.manifest import (
-    SCHEMA,
-    FramesRange,
-    GraphRecord,
-    LayerSummary,
-    Manifest,
-    ModelRecord,
-    now,
-    record_files,
-    write_manifest,
-)
+from vggt_deploy.manifest import SCHEMA, now, record_files, write_manifest
+from vggt_deploy.records import FramesRange, GraphRecord, LayerSummary, Manifest, ModelRecord
 
 HEIGHT, WIDTH = 42, 56
 OUTPUTS = ("pose_enc", "depth", "depth_conf", "world_points", "world_points_conf")

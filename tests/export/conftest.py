@@ -23,8 +23,9 @@ import onnx_ir as ir  # noqa: E402
 
 from vggt_deploy.export.pipeline import ExportResult, export  # noqa: E402
 from vggt_deploy.export.request import ExportRequest, make_request  # noqa: E402
-from vggt_deploy.manifest import Manifest, read_manifest  # noqa: E402
+from vggt_deploy.manifest import read_manifest  # noqa: E402
 from vggt_deploy.quantize.schemes import parse_variant  # noqa: E402
+from vggt_deploy.records import Manifest  # noqa: E402
 
 MODEL = "random:vggt-tiny"
 HEIGHT, WIDTH = 56, 84

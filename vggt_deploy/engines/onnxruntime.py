@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vggt_deploy.engines.runtime import SessionInfo, check_images
 from vggt_deploy.errors import ArtifactError, DeployError, RuntimeUnavailableError, UsageError
-from vggt_deploy.manifest import GraphRecord, Manifest
+from vggt_deploy.records import GraphRecord, Manifest
 
 TARGET = "onnxruntime"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

@@ -31,7 +31,8 @@ from vggt_deploy.engines.points import (
 )
 from vggt_deploy.engines.predict import PointMap, Predictions, predict
 from vggt_deploy.engines.runtime import SessionInfo, check_frames, open_session
-from vggt_deploy.manifest import Manifest, now, read_manifest
+from vggt_deploy.manifest import now, read_manifest
+from vggt_deploy.records import Manifest
 
 RUN_RECORD = "run.json"
 # Below this share of a picture's area inside the network's frame, the run says so.

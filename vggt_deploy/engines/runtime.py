@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_deploy.errors import UsageError
-from vggt_deploy.manifest import FramesRange, Manifest, read_manifest
+from vggt_deploy.manifest import read_manifest
+from vggt_deploy.records import FramesRange, Manifest
 
 RUNTIMES = ("onnxruntime",)
 PROVIDERS = ("cpu", "cuda")

@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from vggt_deploy.export.graph import NodeBuilder
-from vggt_deploy.manifest import GraphRecord
+from vggt_deploy.records import GraphRecord
 
 FLOAT, BF16 = ir.DataType.FLOAT, ir.DataType.BFLOAT16
 

@@ -34,17 +34,7 @@ from vggt_deploy.export.trace import TracedNetwork, named_fields
 from vggt_deploy.export.trace_cache import cached_trace
 from vggt_deploy.export.verify import verify_artifact
 from vggt_deploy.export.weights_file import WeightsFile
-from vggt_deploy.manifest import (
-    SCHEMA,
-    FileRecord,
-    GraphRecord,
-    LayerSummary,
-    Manifest,
-    ModelRecord,
-    hash_file,
-    now,
-    write_manifest,
-)
+from vggt_deploy.manifest import SCHEMA, hash_file, now, write_manifest
 from vggt_deploy.model.config import VGGTConfig
 from vggt_deploy.model.fields import grid_fields
 from vggt_deploy.model.fold import FoldedWeights
@@ -53,6 +43,7 @@ from vggt_deploy.model.weights import check_keys, expected_shapes, open_weights
 from vggt_deploy.progress import Progress
 from vggt_deploy.quantize.plan import LayerInfo, keeps_layer_scale, layers_of, plan
 from vggt_deploy.quantize.schemes import FLOAT_BYTES, Activations, Precision, WeightFormat
+from vggt_deploy.records import FileRecord, GraphRecord, LayerSummary, Manifest, ModelRecord
 
 WEIGHTS_NAME = "weights.bin"
 GRAPH_NAMES: dict[GraphTarget, str] = {

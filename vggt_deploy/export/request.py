@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from vggt_deploy.errors import UsageError
 from vggt_deploy.export.qdq import GraphTarget
-from vggt_deploy.manifest import FramesRange
 from vggt_deploy.outputs import OutputGroup, output_groups
 from vggt_deploy.quantize.schemes import (
     Activations,
@@ -16,6 +15,7 @@ from vggt_deploy.quantize.schemes import (
     check_activations,
     get_scheme,
 )
+from vggt_deploy.records import FramesRange
 
 Patterns = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 """include, exclude, sensitive"""

@@ -29,12 +29,12 @@ from vggt_deploy.engines.onnxruntime import OnnxRuntimeSession, open_onnxruntime
 from vggt_deploy.errors import DeployError, VerifyError
 from vggt_deploy.export.emulate import write_fp32_emulation
 from vggt_deploy.export.request import ExportRequest
-from vggt_deploy.manifest import GraphRecord, Manifest
 from vggt_deploy.model.config import VGGTConfig
 from vggt_deploy.model.fold import FoldedWeights
 from vggt_deploy.model.sources import WeightSource
 from vggt_deploy.quantize.apply import build_quantized
 from vggt_deploy.quantize.plan import keeps_layer_scale
+from vggt_deploy.records import GraphRecord, Manifest
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 
