@@ -15,21 +15,51 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vggt_deploy.build import build as build
     from vggt_deploy.compare import compare as compare
     from vggt_deploy.doctor import diagnose as diagnose
+    from vggt_deploy.engines.inspect import inspect_engine as inspect
     from vggt_deploy.engines.run import run as run
     from vggt_deploy.export import export as export
+    from vggt_deploy.quantize.calibration import collect_statistics as calibrate
     from vggt_deploy.quantize.targets import scheme_rows as schemes
+    from vggt_deploy.ship.bundle import bundle as bundle
+    from vggt_deploy.ship.rebuild import rebuild as rebuild
+    from vggt_deploy.ship.triton import write_triton_repository as triton_repository
+    from vggt_deploy.ship.verify import unpack as unpack
+    from vggt_deploy.ship.verify import verify as verify
 
-__all__ = ["compare", "diagnose", "export", "run", "schemes"]
+__all__ = [
+    "build",
+    "bundle",
+    "calibrate",
+    "compare",
+    "diagnose",
+    "export",
+    "inspect",
+    "rebuild",
+    "run",
+    "schemes",
+    "triton_repository",
+    "unpack",
+    "verify",
+]
 
 # Verb -> (module, function). The same as the imports above, which are for tools that read types.
 _VERBS = {
+    "build": ("vggt_deploy.build", "build"),
+    "bundle": ("vggt_deploy.ship.bundle", "bundle"),
+    "calibrate": ("vggt_deploy.quantize.calibration", "collect_statistics"),
     "compare": ("vggt_deploy.compare", "compare"),
     "diagnose": ("vggt_deploy.doctor", "diagnose"),
     "export": ("vggt_deploy.export", "export"),
+    "inspect": ("vggt_deploy.engines.inspect", "inspect_engine"),
+    "rebuild": ("vggt_deploy.ship.rebuild", "rebuild"),
     "run": ("vggt_deploy.engines.run", "run"),
     "schemes": ("vggt_deploy.quantize.targets", "scheme_rows"),
+    "triton_repository": ("vggt_deploy.ship.triton", "write_triton_repository"),
+    "unpack": ("vggt_deploy.ship.verify", "unpack"),
+    "verify": ("vggt_deploy.ship.verify", "verify"),
 }
 
 

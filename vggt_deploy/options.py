@@ -115,6 +115,53 @@ def default_output(model: str, scheme: str, activations: str) -> Path:
     return Path(f"{stem}-{scheme}{suffix}")
 
 
+def calibration(
+    activations: str, calibrate: Path | None, method: str | None
+) -> dict[str, Path | str]:
+    """The arguments of `export` that static activations need, and nothing else has."""
+    if activations == "static":
+        if calibrate is None:
+            raise UsageError(
+                "static activations need --calibrate, and there is no default: scales that fit "
+                "other images would look right and be wrong",
+                "--calibrate FOLDER with a few dozen images like those it will see",
+            )
+        return {
+            "calibrate": calibrate,
+            **({} if method is None else {"calibration_method": method}),
+        }
+    given = [
+        name
+        for name, value in (("--calibrate", calibrate), ("--calibration-method", method))
+        if value is not None
+    ]
+    if given:
+        raise UsageError(
+            f"{given[0]} has no meaning with {activations} activations",
+            f"add --activations static, or leave {given[0]} out",
+        )
+    return {}
+
+
+def default_engine(artifact: Path, device: str) -> Path:
+    """`<artifact>-<device>` in the working directory; a profile file counts by its stem."""
+    stem = Path(device).stem if device.endswith(".toml") else device
+    return Path(f"{artifact.resolve().name}-{stem}")
+
+
+def parse_bundle_format(text: str, **only_in_bundles: Path | None) -> Literal["bundle", "triton"]:
+    """`--format`; the options that only a bundle has are refused beside triton."""
+    if text == "bundle":
+        return "bundle"
+    if text != "triton":
+        raise UsageError(f"unknown format {text!r}", "use --format bundle or --format triton")
+    for name, value in only_in_bundles.items():
+        if value is not None:
+            option = "--" + name.replace("_", "-")
+            raise UsageError(f"a Triton repository has no {option}", f"leave {option} out")
+    return "triton"
+
+
 def parse_picture_size(text: str) -> tuple[int, int]:
     """`640x480` -> (width, height) in pixels."""
     match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)

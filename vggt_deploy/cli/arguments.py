@@ -1,0 +1,78 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="A .safetensors or .pt file, a Hugging Face id, or random:CONFIG (random:vggt-1b).",
+    ),
+]
+Config = Annotated[
+    str | None,
+    typer.Option("--config", help="Architecture, if it is not to be found from the weights."),
+]
+Revision = Annotated[
+    str | None, typer.Option("--revision", help="Branch, tag or commit of a Hugging Face model.")
+]
+Precision = Annotated[
+    str | None,
+    typer.Option("--precision", help="fp32, fp16 or bf16 for what is not integer."),
+]
+Outputs = Annotated[
+    str, typer.Option("--outputs", help="Some of pose,depth,points; other heads are left out.")
+]
+Mode = Annotated[
+    str, typer.Option("--mode", help="How images are brought to size: crop or pad, as upstream.")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Default: the cores that it may use.")
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--include",
+        metavar="PATTERN",
+        help="Also quantize layers that match this pattern (repeatable).",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude",
+        metavar="PATTERN",
+        help="Keep layers that match this pattern in float (repeatable).",
+    ),
+]
+Sensitive = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sensitive",
+        metavar="PATTERN",
+        help="Scheme mixed: layers to keep at 8 bit, by pattern (repeatable).",
+    ),
+]
+Images = Annotated[Path, typer.Option("--images", help="A folder of images, or an ETH3D scene.")]
+MaxImages = Annotated[
+    int | None, typer.Option("--max-images", min=1, help="Use the first N images only.")
+]
+CalibrationMethod = Annotated[
+    str | None,
+    typer.Option(
+        "--calibration-method", help="absmax, percentile or mse: the range that a scale covers."
+    ),
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad-images", help="Leave unreadable images out instead of stopping.")
+]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the output folder if vggt-deploy made it.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

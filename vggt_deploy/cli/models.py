@@ -1,0 +1,250 @@
+"""schemes, calibrate, export, compare: from a checkpoint to artifacts, and what they lose."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vggt_deploy import options
+from vggt_deploy.cli.app import app
+from vggt_deploy.cli.arguments import (
+    CalibrationMethod,
+    Config,
+    Exclude,
+    Images,
+    Include,
+    Json,
+    MaxImages,
+    Mode,
+    Model,
+    Output,
+    Outputs,
+    Overwrite,
+    Precision,
+    Revision,
+    Sensitive,
+    SkipBad,
+    Threads,
+)
+
+
+@app.command()
+def schemes(as_json: Json = False) -> None:
+    """The quantization schemes, what they cost, and which target runs them for real."""
+    from vggt_deploy.api import schemes as scheme_rows
+
+    rows = scheme_rows()
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
+        return
+    from vggt_deploy.tables import console, print_schemes
+
+    print_schemes(rows, console())
+
+
+@app.command()
+def calibrate(
+    images: Images,
+    output: Output,
+    model: Model = options.DEFAULT_MODEL,
+    height: Annotated[
+        int, typer.Option("--height", help="Image height in pixels, a multiple of 14.")
+    ] = options.DEFAULT_HEIGHT,
+    width: Annotated[
+        int, typer.Option("--width", help="Image width in pixels, a multiple of 14.")
+    ] = options.DEFAULT_WIDTH,
+    max_images: MaxImages = None,
+    skip_bad_images: SkipBad = False,
+    mode: Mode = "crop",
+    overwrite: Overwrite = False,
+    config: Config = None,
+    revision: Revision = None,
+) -> None:
+    """Your images -> statistics of every layer's input, for `export --activations static`."""
+    request: dict[str, Any] = {
+        "height": options.check_size("--height", height),
+        "width": options.check_size("--width", width),
+        "mode": options.parse_mode(mode),
+    }
+    from vggt_deploy import api, progress
+    from vggt_deploy.tables import console, print_statistics
+
+    with progress.shown() as shown:
+        statistics = api.calibrate(
+            model,
+            images,
+            output_dir=output,
+            max_images=max_images,
+            skip_bad_images=skip_bad_images,
+            overwrite=overwrite,
+            config=config,
+            revision=revision,
+            progress=shown,
+            **request,
+        )
+    print_statistics(statistics, str(output), console())
+
+
+@app.command()
+def export(
+    scheme: Annotated[
+        str, typer.Option("--scheme", help="What the weights become: see `vggt-deploy schemes`.")
+    ],
+    model: Model = options.DEFAULT_MODEL,
+    activations: Annotated[
+        str,
+        typer.Option(
+            "--activations", help="float (weight-only), static (calibrated) or dynamic (CPU only)."
+        ),
+    ] = "float",
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            metavar="DIR",
+            help="Static activations: a folder of your images, or what `calibrate` wrote.",
+        ),
+    ] = None,
+    calibration_method: CalibrationMethod = None,
+    precision: Precision = None,
+    outputs: Outputs = "all",
+    height: Annotated[
+        int, typer.Option("--height", help="Image height in pixels, a multiple of 14.")
+    ] = options.DEFAULT_HEIGHT,
+    width: Annotated[
+        int, typer.Option("--width", help="Image width in pixels, a multiple of 14.")
+    ] = options.DEFAULT_WIDTH,
+    frames: Annotated[
+        str, typer.Option("--frames", help="Frames per run that it must take, min:opt:max.")
+    ] = "1:5:16",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Folder to write; default <model>-<scheme>[-<activations>]."
+        ),
+    ] = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    sensitive: Sensitive = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch before finishing.")
+    ] = True,
+    overwrite: Overwrite = False,
+    config: Config = None,
+    revision: Revision = None,
+) -> None:
+    """Checkpoint -> artifact: ONNX graphs, one weights file and a manifest."""
+    chosen = options.parse_scheme(scheme, activations)
+    request: dict[str, Any] = {
+        "activations": chosen.activations,
+        **options.calibration(chosen.activations, calibrate, calibration_method),
+        "precision": options.parse_precision(precision),
+        "outputs": options.parse_outputs(outputs),
+        "height": options.check_size("--height", height),
+        "width": options.check_size("--width", width),
+        "frames": options.parse_frames(frames),
+        "output_dir": output or options.default_output(model, *chosen),
+        "include": tuple(include or ()),
+        "exclude": tuple(exclude or ()),
+        "sensitive": tuple(sensitive or ()),
+    }
+    from vggt_deploy import api, progress
+    from vggt_deploy.tables import console, print_artifact
+
+    with progress.shown() as shown:
+        result = api.export(
+            model,
+            chosen.scheme,
+            verify=verify,
+            overwrite=overwrite,
+            config=config,
+            revision=revision,
+            progress=shown,
+            **request,
+        )
+    print_artifact(result.manifest, str(result.folder), result.seconds, console())
+
+
+@app.command()
+def compare(
+    images: Images,
+    output: Output,
+    model: Model = options.DEFAULT_MODEL,
+    schemes: Annotated[
+        str, typer.Option("--schemes", help="all, or labels such as int8_pc_sym+dynamic,int4_g128.")
+    ] = "all",
+    runtimes: Annotated[
+        str, typer.Option("--runtimes", help="Some of torch,onnxruntime.")
+    ] = "torch,onnxruntime",
+    max_images: MaxImages = None,
+    skip_bad_images: SkipBad = False,
+    mode: Mode = "crop",
+    height: Annotated[
+        int | None,
+        typer.Option("--height", help="In pixels; default: what the images give at this width."),
+    ] = None,
+    width: Annotated[
+        int, typer.Option("--width", help="Image width in pixels, a multiple of 14.")
+    ] = options.DEFAULT_WIDTH,
+    outputs: Outputs = "all",
+    precision: Precision = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    sensitive: Sensitive = None,
+    config: Config = None,
+    revision: Revision = None,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed runs per variant.")] = 5,
+    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Runs before timing.")] = 2,
+    threads: Threads = None,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", help="Seconds that one export or measurement may take.")
+    ] = 3600.0,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Also let each export check itself against PyTorch.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the comparison in the output folder.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Schemes x runtimes on your images, against PyTorch FP32: size, time, memory, accuracy."""
+    if height is not None:
+        options.check_size("--height", height)
+    request: dict[str, Any] = {
+        "mode": options.parse_mode(mode),
+        "width": options.check_size("--width", width),
+        "outputs": options.parse_outputs(outputs),
+        "precision": options.parse_precision(precision),
+        "include": tuple(include or ()),
+        "exclude": tuple(exclude or ()),
+        "sensitive": tuple(sensitive or ()),
+    }
+    from vggt_deploy import api
+
+    report = api.compare(
+        model,
+        images,
+        output_dir=output,
+        schemes=schemes,
+        runtimes=runtimes,
+        max_images=max_images,
+        skip_bad_images=skip_bad_images,
+        height=height,
+        config=config,
+        revision=revision,
+        repeats=repeats,
+        warmup=warmup,
+        threads=threads,
+        timeout_s=timeout_s,
+        verify=verify,
+        resume=resume,
+        overwrite=overwrite,
+        **request,
+    )
+    from vggt_deploy.tables import console, print_report
+
+    print_report(report, console())
