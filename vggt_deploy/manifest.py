@@ -18,13 +18,12 @@ import hashlib
 import json
 import os
 import re
-import types
-import typing
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Union
 
+from vggt_deploy import typed_json
 from vggt_deploy.errors import ArtifactError
 from vggt_deploy.records import FileRecord, Manifest
 
@@ -74,12 +73,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
     _check(manifest, folder / MANIFEST_NAME)
     text = to_json(manifest)
     path = folder / MANIFEST_NAME
-    partial = folder / f".{MANIFEST_NAME}.partial"
-    with partial.open("w", encoding="utf-8") as file:
+    unfinished = folder / f".{MANIFEST_NAME}.partial"
+    with unfinished.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
+    unfinished.replace(path)
     return path
 
 
@@ -121,9 +120,7 @@ def to_json(manifest: Manifest) -> str:
 def from_json(text: str, *, source: Path) -> Manifest:
     """Parse and check manifest text; `source` is named in errors."""
     try:
-        value = json.loads(
-            text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates
-        )
+        value = typed_json.parse(text)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{source} is not valid JSON ({error})",
@@ -144,7 +141,7 @@ def from_json(text: str, *, source: Path) -> Manifest:
             f"{source} has schema {schema}, this version of vggt-deploy reads {SCHEMA}",
             "a newer vggt-deploy wrote it: upgrade, or export it again with this version",
         )
-    manifest = _decode(Manifest, value, "manifest", source)
+    manifest = typed_json.decode(Manifest, value, "manifest", partial(_malformed, source))
     assert isinstance(manifest, Manifest)
     _check(manifest, source)
     return manifest
@@ -232,69 +229,4 @@ def _malformed(source: Path, what: str) -> ArtifactError:
     return ArtifactError(
         f"{source} is not a manifest of this version: {what}",
         "the file was edited or damaged: export the artifact again",
-    )
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key is given twice")
-    return result
-
-
-def _decode(kind: Any, value: object, where: str, source: Path) -> object:
-    """Value of type `kind` from plain JSON. Supports exactly what the dataclasses above are made
-    of.
-    """
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return value
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _decode_dataclass(kind, value, where, source)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return _decode(inner, value, where, source)
-    if origin is Literal:
-        if value in arguments:
-            return value
-        raise _malformed(source, f"{where} is {value!r}, expected one of {', '.join(arguments)}")
-    if origin is tuple and isinstance(value, list):
-        return tuple(
-            _decode(arguments[0], item, f"{where}[{index}]", source)
-            for index, item in enumerate(value)
-        )
-    if origin is dict and isinstance(value, dict):
-        return {k: _decode(arguments[1], v, f"{where}[{k}]", source) for k, v in value.items()}
-    # JSON has one kind of number: 1.0 may come back as 1.
-    if kind is float and type(value) is int:
-        return float(value)
-    # bool is an int to isinstance, so the types are compared.
-    if origin is None and type(value) is kind:
-        return value
-    expected = getattr(origin or kind, "__name__", str(kind))
-    raise _malformed(source, f"{where} is {type(value).__name__}, expected {expected}")
-
-
-def _decode_dataclass(kind: type, value: object, where: str, source: Path) -> object:
-    if not isinstance(value, dict):
-        raise _malformed(source, f"{where} is {type(value).__name__}, expected an object")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    if unknown := sorted(set(value) - set(fields)):
-        raise _malformed(source, f"{where} has an unknown field {unknown[0]!r}")
-    required = {
-        name
-        for name, field in fields.items()
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
-    if missing := sorted(required - set(value)):
-        raise _malformed(source, f"{where} lacks the field {missing[0]!r}")
-    hints = typing.get_type_hints(kind)
-    return kind(
-        **{k: _decode(hints[k], v, f"{where}.{k}", source) for k, v in value.items()},
     )
