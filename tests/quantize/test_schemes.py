@@ -26,9 +26,10 @@ from vggt_deploy.quantize.plan import (
     layer_precision,
     planned_bytes,
 )
-from vggt_deploy.quantize.schemes import INT8_PC_SYM, PerChannel
+from vggt_deploy.quantize.schemes import INT8_PC_SYM, PerChannel, takes_activations
 from vggt_deploy.quantize.targets import TARGETS, reference_layers
 
+STATIC = ("int8_pt_sym", "int8_pt_asym", "int8_pc_sym", "int8_pc_asym")
 INTEGER = [scheme for scheme in SCHEMES.values() if scheme.integer]
 
 
@@ -63,9 +64,24 @@ def test_variants_are_parsed_and_written_back() -> None:
     for row in scheme_rows():
         label = variant_label(get_scheme(row.scheme), row.activations)
         assert parse_variant(label) == (get_scheme(row.scheme), row.activations)
-    for bad in ("fp32+dynamic", "int8_pc_sym+static", "int8_pc_sym+", "nothing"):
+    for bad in ("fp32+dynamic", "int8_pc_sym+calibrated", "int8_pc_sym+", "nothing"):
         with pytest.raises(UsageError):
             parse_variant(bad)
+
+
+@pytest.mark.parametrize("name", list(SCHEMES))
+def test_static_activations_are_for_8_bit_weights(name: str) -> None:
+    scheme = SCHEMES[name]
+    allowed = name in STATIC
+    assert takes_activations(scheme, "static") == allowed
+    if allowed:
+        assert parse_variant(f"{name}+static") == (scheme, "static")
+        return
+    reason = "4-bit weights" if scheme.integer else "no integer weights"
+    with pytest.raises(UsageError, match=reason) as caught:
+        parse_variant(f"{name}+static")
+    assert "int8_pc_asym" in caught.value.fix
+    assert "mixed" not in caught.value.fix.replace("use mixed with float", "")
 
 
 def test_qmin_and_qmax() -> None:
@@ -232,6 +248,7 @@ def test_rows_cover_every_scheme_and_target() -> None:
     rows = scheme_rows()
     assert [r.scheme for r in rows if r.activations == "float"] == list(SCHEMES)
     assert [r.scheme for r in rows if r.activations == "dynamic"] == [s.name for s in INTEGER]
+    assert [r.scheme for r in rows if r.activations == "static"] == list(STATIC)
     for row in rows:
         assert tuple(row.targets) == TARGETS
         assert all(s.note for s in row.targets.values() if s.level == "no")
@@ -250,7 +267,21 @@ def test_what_targets_refuse() -> None:
         for target in ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda"):
             assert support(scheme, "dynamic", target).level == "no"
         assert support(scheme, "dynamic", "onnxruntime-cpu").level == "real"
-    asymmetric = support(get_scheme("int8_pc_asym"), "float", "tensorrt")
-    assert "rank-1" in asymmetric.note
+    for activations in ("float", "static"):
+        for target in ("tensorrt", "tensorrt-rtx"):
+            asymmetric = support(get_scheme("int8_pc_asym"), activations, target)
+            assert "rank-1" in asymmetric.note
+            assert "rank-1" not in support(get_scheme("int8_pc_sym"), activations, target).note
+    for name in STATIC:
+        levels = {t: support(get_scheme(name), "static", t).level for t in TARGETS}
+        assert levels == {
+            "torch": "storage",
+            "onnxruntime-cpu": "real",
+            "onnxruntime-cuda": "untried",
+            "tensorrt": "untried",
+            "tensorrt-rtx": "builds",
+        }
+    with pytest.raises(UsageError):
+        support(get_scheme("int4_g128"), "static", "torch")
     with pytest.raises(UsageError):
         support(get_scheme("fp32"), "dynamic", "torch")

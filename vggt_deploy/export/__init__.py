@@ -4,7 +4,8 @@ The verb is `vggt_deploy.api.export`; the modules, in the order in which the wor
 
     request      what was asked                     trace        the network as a graph, no weights
     simplify     the graph a reader wants           precision    FP16 and BF16 regions
-    materialize  weights to disk, quantized         qdq          integers into the graph
+    calibrate    ranges of static activations       materialize  weights to disk, quantized
+    qdq          integers into the graph
     camera       the refinement loop                finish       names, opset, check
     verify       against the PyTorch variant        pipeline     all of it
 """

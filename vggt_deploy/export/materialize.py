@@ -7,6 +7,7 @@ the largest single tensor (67 MB in VGGT-1B) and its integers.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -37,6 +38,7 @@ SCALE_DTYPE: dict[ir.DataType, Precision] = {
     ir.DataType.FLOAT16: "fp16",
     ir.DataType.BFLOAT16: "bf16",
 }
+INPUT_ZERO_POINT = "input_zero_point"
 
 
 def materialize(
@@ -49,11 +51,14 @@ def materialize(
     *,
     rank_1: bool,
     progress: Progress,
+    input_scales: Mapping[str, float] | None = None,
 ) -> dict[str, StoredWeight]:
     """Write every initializer of the graph. Returns initializer name -> its stored integers.
 
     With `rank_1`, an asymmetric Linear also gets the vector s * z that TensorRT's form needs.
+    input_scales: layer -> scale of its input, for static activations.
     """
+    scales = input_scales or {}
     values = [value for value in graph.initializers.values() if weight_ref(value) is not None]
     stored: dict[str, StoredWeight] = {}
     for done, value in enumerate(values):
@@ -64,7 +69,10 @@ def materialize(
         if layer in formats and not ref.name.endswith(".bias"):
             key = ref.name.removeprefix(MODEL_PREFIX)
             writer = _LayerWriter(layers[layer], formats[layer], ref, value, weights, rank_1)
-            stored[str(value.name)] = writer.write(source.load(key))
+            written = writer.write(source.load(key))
+            if layer in scales:
+                written = writer.with_input(written, scales[layer])
+            stored[str(value.name)] = written
         else:
             tensor = _load(ref, source, fields)
             value.const_value = _write_float(weights, value, _move(tensor, ref))
@@ -170,6 +178,17 @@ class _LayerWriter:
             axis=layout.axis,
             block_size=layout.block_size,
             padding=padding,
+        )
+
+    def with_input(self, written: StoredWeight, scale: float) -> StoredWeight:
+        """Also store the scale of the layer's input, and the zero point that all inputs share."""
+        tensor = torch.tensor(scale, dtype=torch.float64)
+        stored = tensor.to(TORCH_DTYPE[self.dtype])
+        if float(stored) != scale:
+            raise ValueError(f"{self.layer.name}: input scale {scale} is no {self.dtype.name}")
+        zero = self.weights.add(INPUT_ZERO_POINT, np.zeros((), np.int8), ir.DataType.INT8, ())
+        return dataclasses.replace(
+            written, input_scale=self._float("input_scale", tensor), input_zero_point=zero
         )
 
     def _correction(self, quantized: QuantizedTensor) -> ir.ExternalTensor:

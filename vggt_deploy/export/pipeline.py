@@ -1,7 +1,8 @@
 """The export stage: checkpoint + scheme -> artifact folder.
 
-    open weights ─► plan layers ─► trace on meta ─► rewrite ─► stream weights ─┬► model.onnx
-                                                                              └► model.tensorrt.onnx
+    open weights ─► plan layers (─► calibrate) ─► trace on meta ─► rewrite ─► stream weights
+    ─┬► model.onnx
+     └► model.tensorrt.onnx
     ─► verify the graphs against the PyTorch variant ─► manifest ─► rename into place
 
 Nothing is visible under the target name until all of it is done.
@@ -22,12 +23,13 @@ import torch
 
 import vggt_deploy
 from vggt_deploy.artifact import writing
+from vggt_deploy.export.calibrate import Calibrated, calibrate_inputs
 from vggt_deploy.export.camera import attach_loop, attach_unrolled
 from vggt_deploy.export.finish import finish
 from vggt_deploy.export.materialize import materialize
 from vggt_deploy.export.precision import set_precision
 from vggt_deploy.export.qdq import GraphTarget, StoredWeight, insert_integers
-from vggt_deploy.export.request import ExportRequest, make_request
+from vggt_deploy.export.request import DEFAULT_METHOD, ExportRequest, make_request
 from vggt_deploy.export.rotary import use_rotary_operator
 from vggt_deploy.export.simplify import simplify
 from vggt_deploy.export.trace import TracedNetwork, named_fields
@@ -43,6 +45,13 @@ from vggt_deploy.model.weights import check_keys, expected_shapes, open_weights
 from vggt_deploy.progress import Progress
 from vggt_deploy.quantize.plan import LayerInfo, keeps_layer_scale, layers_of, plan
 from vggt_deploy.quantize.schemes import FLOAT_BYTES, Activations, Precision, WeightFormat
+from vggt_deploy.quantize.statistics import (
+    ARRAYS_NAME,
+    RECORD_NAME,
+    Statistics,
+    model_record,
+    write_statistics,
+)
 from vggt_deploy.records import FileRecord, GraphRecord, LayerSummary, Manifest, ModelRecord
 
 WEIGHTS_NAME = "weights.bin"
@@ -94,6 +103,8 @@ def export(
     revision: str | None = None,
     verify: bool = True,
     overwrite: bool = False,
+    calibrate: Path | Statistics | None = None,
+    calibration_method: str = DEFAULT_METHOD,
     trace_cache: Path | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
@@ -101,11 +112,15 @@ def export(
 
     model: a checkpoint file or folder, a Hugging Face id, or random:<config>[:seed]. `height` and
     `width` in pixels, multiples of 14, fixed in the artifact; `frames` is (min, typical, max).
+    calibrate: for static activations: a folder of images, statistics that `collect_statistics` gave
+    or their folder, or an artifact that was calibrated. calibration_method: absmax, mse, percentile
+    or percentile:P.
     trace_cache: a folder to keep the traced graph in, for the next scheme of the same model.
 
     Raises:
         UsageError: the request makes no sense (unknown scheme, size, outputs, patterns).
         ModelError: the checkpoint can't be had or does not fit.
+        CalibrationError, ImageError: the statistics are of another model or size; no usable images.
         QuantizeError, ExportError, VerifyError: the artifact could not be made or is wrong; nothing
             is left behind.
         ArtifactError: the folder is in use, not empty, or the disk is full.
@@ -118,6 +133,8 @@ def export(
         size=(height, width),
         frames=frames,
         patterns=(tuple(include), tuple(exclude), tuple(sensitive)),
+        calibrate=calibrate,
+        calibration_method=calibration_method,
     )
     report = progress or _silent
     clock = _Clock()
@@ -156,6 +173,16 @@ class _Job:
     layers: Mapping[str, LayerInfo]
     formats: Mapping[str, WeightFormat]
 
+    @property
+    def model(self) -> ModelRecord:
+        """The weights, as manifest and statistics name them."""
+        return model_record(self.config, self.source)
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """The quantized Linears: the layers whose inputs may become 8 bit."""
+        return tuple(name for name in self.formats if self.layers[name].kind == "linear")
+
 
 class _Clock:
     """Seconds by stage."""
@@ -175,6 +202,10 @@ def _write_artifact(
     job: _Job, folder: Path, trace_cache: Path | None, progress: Progress, clock: _Clock
 ) -> Manifest:
     request = job.request
+    calibrated = calibrate_inputs(request, job.model, job.config, job.source, job.linears, progress)
+    if calibrated is not None:
+        write_statistics(folder, calibrated.statistics)
+        clock.lap("calibrate")
     keep = keeps_layer_scale(request.precision)
     folded = FoldedWeights(job.source, job.config, keep_layer_scale=keep)
     fields = grid_fields(job.config, folded.load(POS_EMBED_KEY), request.height, request.width)
@@ -206,6 +237,7 @@ def _write_artifact(
                     weights,
                     rank_1="tensorrt" in request.targets,
                     progress=progress,
+                    input_scales=None if calibrated is None else calibrated.record.scales,
                 )
             )
     clock.lap("weights")
@@ -213,10 +245,10 @@ def _write_artifact(
         target: _write_graph(job, network, stored, folder, target) for target in request.targets
     }
     files = {WEIGHTS_NAME: FileRecord(weights.bytes_written, weights.sha256)}
-    for record in records.values():
-        path = folder / record.file
-        files[record.file] = FileRecord(path.stat().st_size, hash_file(path))
-    manifest = _manifest(job, records, files)
+    kept = () if calibrated is None else (RECORD_NAME, ARRAYS_NAME)
+    for name in (*(record.file for record in records.values()), *kept):
+        files[name] = FileRecord((folder / name).stat().st_size, hash_file(folder / name))
+    manifest = _manifest(job, records, files, calibrated)
     write_manifest(folder, manifest)
     clock.lap("graphs")
     return manifest
@@ -262,17 +294,18 @@ def _session_settings(
 
 
 def _manifest(
-    job: _Job, records: Mapping[GraphTarget, GraphRecord], files: dict[str, FileRecord]
+    job: _Job,
+    records: Mapping[GraphTarget, GraphRecord],
+    files: dict[str, FileRecord],
+    calibrated: Calibrated | None,
 ) -> Manifest:
-    request, origin = job.request, job.source.origin
+    request = job.request
     return Manifest(
         schema=SCHEMA,
         tool_version=vggt_deploy.__version__,
         kind="onnx",
         created=now(),
-        model=ModelRecord(
-            origin.spec, job.config.name, origin.revision, origin.sha256, origin.licence
-        ),
+        model=job.model,
         scheme=request.scheme.name,
         activations=request.activations,
         precision=request.precision,
@@ -289,6 +322,7 @@ def _manifest(
         ),
         files=files,
         versions=installed_versions(),
+        calibration=None if calibrated is None else calibrated.record,
     )
 
 

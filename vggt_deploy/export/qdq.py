@@ -3,11 +3,18 @@
     weight-only        MatMul(x, W)  ->  MatMul(x, DequantizeLinear(q, s, z))
     dynamic, 8 bit     MatMul(x, W)  ->  MatMulInteger(x8, q, zx, z) * (sx * s)
                                          with x8, sx, zx = DynamicQuantizeLinear(x)
+    static             MatMul(x, W)  ->  MatMul(x', DequantizeLinear(q, s, z))
+                                         with x' = DequantizeLinear(QuantizeLinear(x, sx, 0), sx, 0)
     TensorRT, asymmetric (it takes no zero points), exactly:
                        MatMul(x, DequantizeLinear(q, s, z))
                          = MatMul(x, DequantizeLinear(q, s, 0)) - rowsum(x) * (s * z)
+                       static: the same with x' for x on both sides
     Conv(x, W)         ->  Conv(x, DequantizeLinear(q, s, 0))     weight-only in every scheme
     ONNX Runtime       ->  Conv(x, Cast(q) * s)                    the same bits, see _spelled_out
+
+Static activations are INT8 with zero point 0, which TensorRT demands and ONNX Runtime multiplies as
+fast; both have an integer kernel for this pattern. Layers that read the same tensor with the same
+scale share one pair: TensorRT would run a kernel for each.
 
 The integers are those of `quantize.qparams`, moved into the layout of the operator, never changed.
 Dynamic 4-bit needs no other graph: ONNX Runtime quantizes the activations inside MatMulNBits when
@@ -35,7 +42,8 @@ class StoredWeight:
 
     q: Linear [K', N] (K' = K rounded up to whole groups), Conv as torch. scale and zero_point: []
     per tensor, [N] per channel (`axis`), [G, N] in groups of `block_size` along axis 0.
-    correction: s * z [N] (or []), only for an asymmetric Linear.
+    correction: s * z [N] (or []), only for an asymmetric Linear. input_scale, input_zero_point: []
+    of the activations, only for a Linear with static ones.
     """
 
     layer: str
@@ -48,6 +56,12 @@ class StoredWeight:
     axis: int | None
     block_size: int | None
     padding: int
+    input_scale: ir.ExternalTensor | None = None
+    input_zero_point: ir.ExternalTensor | None = None
+
+
+SharedInputs = dict[tuple[ir.Value, float], ir.Value]
+"""(tensor, scale) -> the tensor rounded to 8 bit, as floats."""
 
 
 def insert_integers(
@@ -65,6 +79,7 @@ def insert_integers(
         ExportError: a planned weight is read by an operator without a rule here, or by none.
     """
     rewritten: dict[str, int] = {}
+    shared: SharedInputs = {}
     for name, weight in stored.items():
         users = [(node, index) for node, index in graph.initializers[name].uses()]
         for node, index in users:
@@ -75,6 +90,8 @@ def insert_integers(
                     f"exclude the layer: --exclude {weight.layer}",
                 )
             if node.op_type == "MatMul":
+                if activations == "static":
+                    _round_input(graph, node, weight, shared)
                 _rewrite_matmul(graph, node, weight, activations=activations, target=target)
             else:
                 builder = NodeBuilder(graph, node)
@@ -133,6 +150,32 @@ def _rewrite_matmul(
         shape=product.shape if len(weight.correction.shape) else rows.shape,
     )
     _subtract_after(graph, node, term)
+
+
+def _round_input(
+    graph: ir.Graph, node: ir.Node, weight: StoredWeight, shared: SharedInputs
+) -> None:
+    """Put QuantizeLinear and DequantizeLinear in front of the left operand of a MatMul."""
+    scale_tensor, zero_tensor = weight.input_scale, weight.input_zero_point
+    x = node.inputs[0]
+    if scale_tensor is None or zero_tensor is None or x is None:
+        raise ExportError(
+            f"{weight.layer} has no calibrated input scale", "give --calibrate a folder of images"
+        )
+    key = (x, float(scale_tensor.numpy()))
+    if key not in shared:
+        builder = NodeBuilder(graph, node)
+        scale, zero = _initializer(graph, scale_tensor), _initializer(graph, zero_tensor)
+        name = str(node.outputs[0].name)
+        rounded = builder.op(
+            "QuantizeLinear", x, scale, zero,
+            name=f"{name}_input_int8", dtype=ir.DataType.INT8, shape=x.shape,
+        )  # fmt: skip
+        shared[key] = builder.op(
+            "DequantizeLinear", rounded, scale, zero,
+            name=f"{name}_input_rounded", dtype=x.dtype, shape=x.shape,
+        )  # fmt: skip
+    node.replace_input_with(0, shared[key])
 
 
 def _subtract_after(graph: ir.Graph, node: ir.Node, term: ir.Value) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from vggt_deploy.errors import UsageError
 from vggt_deploy.export.qdq import GraphTarget
 from vggt_deploy.outputs import OutputGroup, output_groups
+from vggt_deploy.quantize.histogram import Method, parse_method
 from vggt_deploy.quantize.schemes import (
     Activations,
     Precision,
@@ -15,15 +17,29 @@ from vggt_deploy.quantize.schemes import (
     check_activations,
     get_scheme,
 )
+from vggt_deploy.quantize.statistics import Statistics
 from vggt_deploy.records import FramesRange
+
+DEFAULT_METHOD = "mse"
 
 Patterns = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 """include, exclude, sensitive"""
 
 
 @dataclass(frozen=True)
+class CalibrationRequest:
+    """What to calibrate on (a folder of images or of statistics), and how to choose the ranges."""
+
+    source: Path | Statistics
+    method: Method
+
+
+@dataclass(frozen=True)
 class ExportRequest:
-    """A request that makes sense in itself; whether the checkpoint has it is not known yet."""
+    """A request that makes sense in itself; whether the checkpoint has it is not known yet.
+
+    `calibration` is there exactly where the activations are static.
+    """
 
     scheme: Scheme
     activations: Activations
@@ -35,6 +51,7 @@ class ExportRequest:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     sensitive: tuple[str, ...]
+    calibration: CalibrationRequest | None = None
 
     @property
     def heads(self) -> frozenset[str]:
@@ -44,7 +61,7 @@ class ExportRequest:
     @property
     def targets(self) -> tuple[GraphTarget, ...]:
         """TensorRT has no dynamic INT8 activations, so it gets no graph with them."""
-        return ("onnxruntime", "tensorrt") if self.activations == "float" else ("onnxruntime",)
+        return ("onnxruntime",) if self.activations == "dynamic" else ("onnxruntime", "tensorrt")
 
 
 def make_request(
@@ -56,6 +73,8 @@ def make_request(
     size: tuple[int, int],
     frames: tuple[int, int, int],
     patterns: Patterns,
+    calibrate: Path | Statistics | None = None,
+    calibration_method: str = DEFAULT_METHOD,
 ) -> ExportRequest:
     """Check the request against itself. `size` is (height, width) in pixels.
 
@@ -75,7 +94,28 @@ def make_request(
         include=patterns[0],
         exclude=patterns[1],
         sensitive=patterns[2],
+        calibration=_calibration(activations, calibrate, calibration_method),
     )
+
+
+def _calibration(
+    activations: Activations, calibrate: Path | Statistics | None, method: str
+) -> CalibrationRequest | None:
+    if activations != "static":
+        if calibrate is not None:
+            raise UsageError(
+                f"{activations} activations are not calibrated, but --calibrate was given",
+                "add --activations static, or leave --calibrate out",
+            )
+        return None
+    if calibrate is None:
+        raise UsageError(
+            "static activations need images to calibrate on",
+            "give --calibrate DIR: your images, or what `vggt-deploy calibrate` wrote; "
+            "there is no default, since ranges of other images would be wrong for yours",
+        )
+    source = calibrate if isinstance(calibrate, Statistics) else Path(calibrate)
+    return CalibrationRequest(source, parse_method(method))
 
 
 def _precision(scheme: Scheme, activations: Activations, wanted: Precision | None) -> Precision:

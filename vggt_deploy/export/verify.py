@@ -7,7 +7,7 @@ different numbers of frames, so that a frame count frozen into the graph is seen
     error = ||graph - torch|| / ||torch||     per output, over all its elements
 
 What is left between them is rounding: 1e-6 to 1e-5 in FP32, a few units of the type in FP16 and
-BF16. With dynamic activations a rounding puts an activation on the other side of a tie, a whole
+BF16. With 8-bit activations a rounding puts an activation on the other side of a tie, a whole
 integer away, and the following layers amplify it; how far depends on the weights. So there the
 measure is PyTorch itself: how far its own output moves when its input moves by PERTURBATION, within
 a bound above which nothing would be noticed.
@@ -44,8 +44,8 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 # Ten times the rounding of an FP32 sum over a thousand inputs: enough to move ties, too little to
 # move anything else.
 PERTURBATION = 1e-5
-TOLERANCE_DYNAMIC_FACTOR = 4.0
-TOLERANCE_DYNAMIC_MOST = 0.25
+TOLERANCE_ROUNDED_FACTOR = 4.0
+TOLERANCE_ROUNDED_MOST = 0.25
 COARSE_CELLS = 9
 
 
@@ -63,7 +63,8 @@ def verify_artifact(
     """
     counts = sorted({request.frames.min, min(request.frames.min + 1, request.frames.max)})
     inputs = [probe_images(count, request.height, request.width) for count in counts]
-    expected, limit = _expected(request, config, source, inputs)
+    scales = None if manifest.calibration is None else manifest.calibration.scales
+    expected, limit = _expected(request, config, source, inputs, scales)
     errors: dict[str, dict[str, float]] = {}
     for target, graph in manifest.graphs.items():
         results = _graph_outputs(folder, manifest, graph, inputs)
@@ -118,18 +119,19 @@ def _expected(
     config: VGGTConfig,
     source: WeightSource,
     inputs: list[npt.NDArray[np.float32]],
+    scales: Mapping[str, float] | None,
 ) -> tuple[list[Arrays], float]:
     """What PyTorch gives for each input, and how far a right graph may be from it."""
     limit = TOLERANCE[request.precision]
     if request.activations == "float":
-        return list(_torch_outputs(request, config, source, inputs)), limit
+        return list(_torch_outputs(request, config, source, inputs, scales)), limit
     moved = [images * np.float32(1 + PERTURBATION) for images in inputs]
-    outputs = list(_torch_outputs(request, config, source, [*inputs, *moved]))
+    outputs = list(_torch_outputs(request, config, source, [*inputs, *moved], scales))
     expected, shifted = outputs[: len(inputs)], outputs[len(inputs) :]
     for still, other in zip(expected, shifted, strict=True):
         own = max(compare_outputs(other, still).values())
-        limit = max(limit, TOLERANCE_DYNAMIC_FACTOR * own)
-    return expected, min(limit, TOLERANCE_DYNAMIC_MOST)
+        limit = max(limit, TOLERANCE_ROUNDED_FACTOR * own)
+    return expected, min(limit, TOLERANCE_ROUNDED_MOST)
 
 
 def _torch_outputs(
@@ -137,6 +139,7 @@ def _torch_outputs(
     config: VGGTConfig,
     source: WeightSource,
     inputs: list[npt.NDArray[np.float32]],
+    scales: Mapping[str, float] | None,
 ) -> Iterator[Arrays]:
     keep = keeps_layer_scale(request.precision)
     model = build_quantized(
@@ -144,6 +147,7 @@ def _torch_outputs(
         FoldedWeights(source, config, keep_layer_scale=keep),
         request.scheme,
         activations=request.activations,
+        input_scales=scales,
         heads=request.heads,
         include=request.include,
         exclude=request.exclude,

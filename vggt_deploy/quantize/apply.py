@@ -10,16 +10,16 @@ finished model only one float weight is in memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vggt_deploy.errors import ModelError, QuantizeError
+from vggt_deploy.errors import CalibrationError, ModelError, QuantizeError
 from vggt_deploy.model.vggt import VGGT
-from vggt_deploy.quantize.activations import round_per_group, round_per_tensor
+from vggt_deploy.quantize.activations import round_per_group, round_per_tensor, round_static
 from vggt_deploy.quantize.half import half_inside
 from vggt_deploy.quantize.packing import pack_int4, unpack_int4
 from vggt_deploy.quantize.plan import keeps_layer_scale, layer_precision, layers_in, plan
@@ -80,22 +80,37 @@ class QuantizedModule(nn.Module):
 
 
 class QuantLinear(QuantizedModule):
-    """y = x @ dequantize(q).T + bias, x [..., K]; with "dynamic" x is rounded to 8 bit first.
+    """y = x @ dequantize(q).T + bias, x [..., K], which becomes 8 bit first unless "float".
 
-    The rounding and the product after it are FP32 whatever the dtype of x, to which y returns.
+    input_scale: float32 [], for "static" alone. The rounding and the product after it are FP32
+    whatever the dtype of x, to which y returns.
     """
 
+    input_scale: Tensor | None
+
     def __init__(
-        self, quantized: QuantizedTensor, bias: Tensor | None, activations: Activations = "float"
+        self,
+        quantized: QuantizedTensor,
+        bias: Tensor | None,
+        activations: Activations = "float",
+        input_scale: float | None = None,
     ) -> None:
         super().__init__(quantized, bias)
         self.activations: Activations = activations
         grouped = isinstance(quantized.format.granularity, PerGroup)
-        if activations == "dynamic" and grouped != (quantized.format.bits == 4):
+        unknown = grouped != (quantized.format.bits == 4) or (grouped and activations == "static")
+        if activations != "float" and unknown:
             raise QuantizeError(
-                f"no runtime has dynamic activations beside {quantized.format.label} weights",
-                "use 8 bit per tensor or channel, or 4-bit groups",
+                f"no runtime has {activations} activations beside {quantized.format.label} weights",
+                "use 8 bit per tensor or channel, or 4-bit groups with dynamic activations",
             )
+        if (activations == "static") != (input_scale is not None):
+            raise QuantizeError(
+                f"{activations} activations with input scale {input_scale}",
+                "static activations need a calibrated scale, and only they take one",
+            )
+        scale = None if input_scale is None else torch.tensor(input_scale, dtype=torch.float32)
+        self.register_buffer("input_scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
@@ -105,6 +120,8 @@ class QuantLinear(QuantizedModule):
         return F.linear(self._rounded(x.float()), weight.float(), bias).to(x.dtype)
 
     def _rounded(self, x: Tensor) -> Tensor:
+        if self.input_scale is not None:
+            return round_static(x, self.input_scale)
         match self.format.granularity:
             case PerGroup(size):
                 return round_per_group(x, size)
@@ -159,6 +176,7 @@ def quantized_module(
     quantized: QuantizedTensor,
     bias: Tensor | None,
     activations: Activations = "float",
+    input_scale: float | None = None,
 ) -> QuantizedModule:
     """The module that stands for `layer` (whose own tensors may be on the meta device).
 
@@ -166,7 +184,7 @@ def quantized_module(
     """
     match layer:
         case nn.Linear():
-            return QuantLinear(quantized, bias, activations)
+            return QuantLinear(quantized, bias, activations, input_scale)
         case nn.Conv2d():
             return QuantConv2d(quantized, bias, layer)
         case nn.ConvTranspose2d():
@@ -181,6 +199,7 @@ def build_quantized(
     scheme: Scheme,
     *,
     activations: Activations = "float",
+    input_scales: Mapping[str, float] | None = None,
     heads: frozenset[str] | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -190,6 +209,8 @@ def build_quantized(
     """A folded VGGT with the scheme applied, in eval mode.
 
     `source` gives folded weights, with LayerScale kept where `keeps_layer_scale(precision)`.
+    input_scales: layer -> scale, for static activations (`calibration.input_scales` with the same
+    precision); every quantized Linear needs one.
 
     precision (None: the scheme's own) fp16 or bf16: inside `plan.in_half_region` all is in that
     type, as in an exported graph: inputs (the RoPE tables too), float weights, biases, the qk-norm,
@@ -220,7 +241,10 @@ def build_quantized(
         bias = None
         if old.bias is not None:
             bias = _load(source, f"{name}.bias", type_name)
-        _set(model, name, quantized_module(old, quantized, bias, activations))
+        scale = None
+        if activations == "static" and layers[name].kind == "linear":
+            scale = _input_scale(input_scales, name)
+        _set(model, name, quantized_module(old, quantized, bias, activations, scale))
     for name, parameter in list(model.named_parameters()):
         if parameter.is_meta:
             value = _load(source, name, layer_precision(name, precision))
@@ -228,6 +252,15 @@ def build_quantized(
     if precision != "fp32":
         half_inside(model, TORCH_DTYPE[precision])
     return model.eval()
+
+
+def _input_scale(scales: Mapping[str, float] | None, layer: str) -> float:
+    if scales is None or layer not in scales:
+        raise CalibrationError(
+            f"no calibrated scale for the input of {layer}",
+            "pass input_scales=calibration.input_scales(...) of all quantized Linears",
+        )
+    return scales[layer]
 
 
 def _check_source(model: nn.Module, source: WeightSource, precision: Precision) -> None:

@@ -104,6 +104,12 @@ def quantize(
     )
 
 
+def input_scale(limit: float, scale_dtype: Precision = "fp32") -> float:
+    """The scale of a static activation whose |x| up to `limit` is kept: limit / 127, stored so."""
+    span = torch.tensor(limit, dtype=torch.float64)
+    return float(_stored_scale(span, 127, TORCH_DTYPE[scale_dtype]))
+
+
 def dequantize(qt: QuantizedTensor) -> Tensor:
     """(q - zero_point) * scale in float32, in the shape of q."""
     weight = qt.q.to(torch.float32)
@@ -169,6 +175,15 @@ def _scale_and_zero(
         span, levels = torch.maximum(high64, -low64), form.qmax
     else:
         span, levels = high64 - low64, form.qmax - form.qmin
+    scale = _stored_scale(span, levels, dtype)
+    if form.symmetric:
+        return scale, torch.zeros_like(scale)
+    zero_point = torch.round(-low / scale).clamp_(0, levels)
+    return scale, zero_point.add_(form.qmin)
+
+
+def _stored_scale(span: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
+    """Scale of a float64 span: a float32 that is a normal number of `dtype`; 1 for a span of 0."""
     rounded = (span / levels).float().to(dtype)
     if bool(torch.isinf(rounded).any()):
         raise QuantizeError(
@@ -176,11 +191,7 @@ def _scale_and_zero(
             "use fp32 or bf16 as precision, or exclude the layer",
         )
     scale = rounded.float().clamp_(min=torch.finfo(dtype).tiny)
-    scale.masked_fill_(span == 0, 1.0)
-    if form.symmetric:
-        return scale, torch.zeros_like(scale)
-    zero_point = torch.round(-low / scale).clamp_(0, levels)
-    return scale, zero_point.add_(form.qmin)
+    return scale.masked_fill_(span == 0, 1.0)
 
 
 def _round(rows: Tensor, scale: Tensor, zero_point: Tensor, form: WeightFormat) -> Tensor:

@@ -4,8 +4,6 @@ A `WeightFormat` says how one weight becomes integers: bits, which elements shar
 (granularity), symmetric or not. A `Scheme` says which format Linear layers and convolutions get,
 and in which float type the rest computes. Nothing here touches a tensor and nothing imports torch;
 the maths is in `qparams`, the choice of layers in `plan`, what a target makes of it in `targets`.
-
-Left out: static activations (calibrated W8A8) have no entry yet.
 """
 
 from __future__ import annotations
@@ -17,7 +15,10 @@ from typing import Literal, get_args
 from vggt_deploy.errors import UsageError
 
 Precision = Literal["fp32", "fp16", "bf16"]
-Activations = Literal["float", "dynamic"]
+Activations = Literal["float", "dynamic", "static"]
+"""What goes into a quantized Linear: floats; 8 bit with a range found at run time; 8 bit with a
+range found by calibration.
+"""
 
 FLOAT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
 
@@ -226,7 +227,7 @@ def get_scheme(name: str) -> Scheme:
 
 
 def parse_variant(label: str) -> tuple[Scheme, Activations]:
-    """`int8_pc_sym` -> (scheme, "float"); `int8_pc_sym+dynamic` -> (scheme, "dynamic")."""
+    """`int8_pc_sym` -> (scheme, "float"); `int8_pc_sym+static` -> (scheme, "static")."""
     name, plus, mode = label.partition("+")
     scheme = get_scheme(name)
     if not plus:
@@ -237,18 +238,35 @@ def parse_variant(label: str) -> tuple[Scheme, Activations]:
             return scheme, known
     raise UsageError(
         f"unknown activations {mode!r} in {label!r}",
-        f"use {name} or {name}+dynamic (activations: {', '.join(get_args(Activations))})",
+        f"use {name} alone (float activations), {name}+dynamic or {name}+static",
     )
 
 
 def check_activations(scheme: Scheme, activations: Activations) -> None:
-    """Dynamic activations mean something only beside integer weights."""
-    if activations == "dynamic" and scheme.linear is None:
+    """8-bit activations mean something only beside integer weights, static ones beside 8 bit."""
+    if activations == "float":
+        return
+    if scheme.linear is None:
         raise UsageError(
             f"scheme {scheme.name} has no integer weights, so its activations stay float",
-            f"drop +dynamic, or use an integer scheme: "
-            f"{', '.join(s.name for s in SCHEMES.values() if s.integer)}",
+            f"drop +{activations}, or use an integer scheme: "
+            f"{', '.join(s.name for s in SCHEMES.values() if takes_activations(s, activations))}",
         )
+    if not takes_activations(scheme, activations):
+        raise UsageError(
+            f"scheme {scheme.name} has 4-bit weights, and no runtime multiplies those with static "
+            "8-bit activations: their scales change inside a row, so integer sums would not do",
+            f"use {scheme.name} with float or dynamic activations, or static ones with "
+            f"{', '.join(s.name for s in SCHEMES.values() if takes_activations(s, activations))}",
+        )
+
+
+def takes_activations(scheme: Scheme, activations: Activations) -> bool:
+    """Whether the scheme has a variant with these activations."""
+    if activations == "float" or scheme.linear is None:
+        return activations == "float"
+    formats = (scheme.linear, scheme.sensitive)
+    return activations == "dynamic" or all(form is None or form.bits == 8 for form in formats)
 
 
 def variant_label(scheme: Scheme, activations: Activations) -> str:

@@ -25,6 +25,7 @@ from vggt_deploy.quantize.schemes import (
     PerGroup,
     Scheme,
     check_activations,
+    takes_activations,
 )
 
 Target = Literal["torch", "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
@@ -65,10 +66,14 @@ class SchemeRow:
 
 
 def scheme_rows() -> tuple[SchemeRow, ...]:
-    """Every scheme with float activations, then with dynamic ones where they mean something."""
-    rows = [_row(scheme, "float") for scheme in SCHEMES.values()]
-    rows += [_row(scheme, "dynamic") for scheme in SCHEMES.values() if scheme.integer]
-    return tuple(rows)
+    """Every scheme with float activations, then with those 8-bit ones that mean something."""
+    modes: tuple[Activations, ...] = get_args(Activations)
+    return tuple(
+        _row(scheme, activations)
+        for activations in modes
+        for scheme in SCHEMES.values()
+        if takes_activations(scheme, activations)
+    )
 
 
 def support(scheme: Scheme, activations: Activations, target: Target) -> Support:
@@ -90,7 +95,7 @@ def support(scheme: Scheme, activations: Activations, target: Target) -> Support
 def _torch(scheme: Scheme, activations: Activations) -> Support:
     if not scheme.integer:
         return Support("real")
-    if activations == "dynamic":
+    if activations != "float":
         return Support("storage", "activations rounded to 8 bit, the product in FP32")
     return Support("storage", "each weight is dequantized when its layer runs")
 
@@ -102,6 +107,8 @@ def _onnxruntime_cpu(scheme: Scheme, activations: Activations) -> Support:
         return Support("emulated", "the file is half as large; held and computed in FP32")
     if not scheme.integer:
         return Support("real")
+    if activations == "static":
+        return Support("real", "MatMulIntegerToFloat: about four times as fast as an FP32 MatMul")
     if activations == "dynamic":
         return Support("real", "8 bit: DynamicQuantizeMatMul; 4 bit: MatMulNBits, accuracy level 4")
     return Support("real", "MatMulNBits, accuracy level 1: small, not fast (many tokens a pass)")
@@ -112,6 +119,8 @@ def _onnxruntime_cuda(scheme: Scheme, activations: Activations) -> Support:
         return Support("untried")
     if activations == "dynamic":
         return Support("no", "DynamicQuantizeLinear and accuracy level 4 are CPU kernels")
+    if activations == "static":
+        return Support("untried", "rounded as asked; by its kernel list the product is in float")
     return Support("untried", "fused where the provider has MatMulNBits")
 
 
@@ -120,6 +129,8 @@ def _tensorrt(scheme: Scheme, activations: Activations) -> Support:
         return Support("no", "DynamicQuantizeLinear and MatMulInteger are unsupported")
     if not scheme.integer:
         return Support("untried")
+    if activations == "static":
+        return Support("untried", _with_rank_1(scheme, "INT8 products, proven by every build"))
     if scheme.linear is not None and not scheme.linear.symmetric:
         return Support("untried", "through the exact rank-1 form: zero points are refused")
     if scheme.linear is not None and isinstance(scheme.linear.granularity, PerGroup):
@@ -131,9 +142,18 @@ def _tensorrt(scheme: Scheme, activations: Activations) -> Support:
 def _tensorrt_rtx(scheme: Scheme, activations: Activations) -> Support:
     if activations == "dynamic":
         return Support("no", "DynamicQuantizeLinear and MatMulInteger are unsupported")
+    if activations == "static":
+        return Support("builds", _with_rank_1(scheme, "INT8 products, proven by every build"))
     if scheme.linear is not None and not scheme.linear.symmetric:
         return Support("builds", "through the exact rank-1 form: zero points are refused")
     return Support("builds")
+
+
+def _with_rank_1(scheme: Scheme, note: str) -> str:
+    """The note, and what zero points of weights become for the TensorRT family."""
+    if scheme.linear is None or scheme.linear.symmetric:
+        return note
+    return f"{note}; zero points through the exact rank-1 form"
 
 
 def _row(scheme: Scheme, activations: Activations) -> SchemeRow:

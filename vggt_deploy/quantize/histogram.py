@@ -1,0 +1,157 @@
+"""Histograms of |x|, and the range of 8 bits that they suggest.
+
+A bin is the upper half of a float32 without its sign: 8 bits of exponent, 7 of mantissa, so 128
+bins for each power of two whatever the size of x.
+
+    bin(x) = (bits(x) >> 16) & 0x7fff,   bin i holds |x| in [float(i << 16), float((i + 1) << 16))
+
+No range has to be known or doubled, counts are whole numbers, and histograms add: images in any
+order and in any passes give the same one. Bins from 0x7f80 on would hold infinity and NaN.
+
+A method makes of it the threshold T that becomes 127; beyond it values saturate.
+
+    absmax      T = the largest |x|
+    percentile  T = the value that a share of |x| does not exceed
+    mse         T = argmin E[(x - q(x))**2], q(x) = clamp(round(x / s), -127, 127) * s, s = T / 127
+
+The expectation is an integral, x taken as uniform inside a bin (0.8 % wide at most):
+
+    F(x) = k s**3 / 12 + (x - k s)**3 / 3,  k = min(round(x / s), 127),  dF/dx = (x - q(x))**2
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_deploy.errors import UsageError
+
+BINS = 1 << 15
+FINITE_BINS = 0x7F80
+LEVELS = 127
+DEFAULT_PERCENTILE = 99.99
+# T is tried at absmax * 2 ** (-i / MSE_PER_OCTAVE): the error is flat around its minimum.
+MSE_PER_OCTAVE = 16
+MSE_OCTAVES = 8
+
+MethodName = Literal["absmax", "percentile", "mse"]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How a threshold is chosen; `percentile` counts for the method of that name alone."""
+
+    name: MethodName
+    percentile: float = DEFAULT_PERCENTILE
+
+    @property
+    def label(self) -> str:
+        """`absmax`, `percentile 99.99`, `mse`."""
+        return f"{self.name} {self.percentile:g}" if self.name == "percentile" else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """|x| of everything that went into one layer.
+
+    absmax: exact. bins [n] uint16, ascending, those that are not empty; counts [n] int64.
+    """
+
+    absmax: float
+    bins: NDArray[np.uint16]
+    counts: NDArray[np.int64]
+
+    @property
+    def total(self) -> int:
+        """How many values were seen."""
+        return int(self.counts.sum())
+
+
+def parse_method(text: str) -> Method:
+    """`absmax`, `mse`, `percentile` or `percentile:99.9`.
+
+    Raises:
+        UsageError: an unknown method, or a percentile that is not in 50..100.
+    """
+    name, colon, number = text.partition(":")
+    known: tuple[MethodName, ...] = get_args(MethodName)
+    for method in known:
+        if name != method:
+            continue
+        if not colon:
+            return Method(method)
+        if method == "percentile" and re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?", number):
+            percentile = float(number)
+            if 50 <= percentile <= 100:
+                return Method(method, percentile)
+        break
+    raise UsageError(
+        f"unknown calibration method {text!r}",
+        "use absmax, mse, percentile, or percentile:P with P from 50 to 100, such as "
+        f"percentile:{DEFAULT_PERCENTILE:g}",
+    )
+
+
+def edges(bins: NDArray[np.uint16] | NDArray[np.int64]) -> NDArray[np.float64]:
+    """The lower edges of these bins (0 .. FINITE_BINS), as float64; bin 0 begins at 0."""
+    index = np.asarray(bins, np.int64)
+    exponent, mantissa = index >> 7, index & 127
+    subnormal = exponent == 0
+    whole = np.where(subnormal, mantissa, mantissa + 128).astype(np.float64)
+    values: NDArray[np.float64] = np.ldexp(whole, np.where(subnormal, 1, exponent) - 127 - 7)
+    return values
+
+
+def threshold(histogram: Histogram, method: Method) -> float:
+    """T of the method; 0 where every value was zero."""
+    if histogram.absmax == 0 or histogram.total == 0:
+        return 0.0
+    match method.name:
+        case "absmax":
+            return histogram.absmax
+        case "percentile":
+            return _percentile(histogram, method.percentile)
+        case "mse":
+            return _least_error(histogram)
+
+
+def _percentile(histogram: Histogram, percentile: float) -> float:
+    reached = np.cumsum(histogram.counts)
+    wanted = histogram.total * percentile / 100
+    at = min(int(np.searchsorted(reached, wanted)), len(reached) - 1)
+    low, high = edges(np.array([histogram.bins[at], histogram.bins[at] + np.uint16(1)]))
+    inside = 1 - (reached[at] - wanted) / histogram.counts[at]
+    value = min(float(low + (high - low) * inside), histogram.absmax)
+    # Half of the values may be zero, then there is nothing to divide by.
+    return value if value > 0 else histogram.absmax
+
+
+def _least_error(histogram: Histogram) -> float:
+    steps = np.arange(MSE_PER_OCTAVE * MSE_OCTAVES + 1)
+    candidates = histogram.absmax * 2.0 ** (-steps / MSE_PER_OCTAVE)
+    errors = [squared_error(histogram, candidate) for candidate in candidates]
+    return float(candidates[int(np.argmin(errors))])
+
+
+def squared_error(histogram: Histogram, limit: float) -> float:
+    """E[(x - q(x))**2] with scale limit / 127."""
+    low = edges(histogram.bins)
+    high = edges(histogram.bins.astype(np.int64) + 1)
+    # In units of the scale: the cubes of very small numbers would vanish.
+    step = limit / LEVELS
+    low, high = low / step, high / step
+    mean = (_integral(high) - _integral(low)) / (high - low)
+    return float((mean * histogram.counts).sum() / histogram.total) * step * step
+
+
+def _integral(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """F(x) of the module's docstring with s = 1."""
+    k = np.minimum(np.rint(x), LEVELS)
+    inner: NDArray[np.float64] = k / 12 + (x - k) ** 3 / 3
+    return inner

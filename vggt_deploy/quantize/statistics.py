@@ -1,0 +1,252 @@
+"""What calibration saw, as an artifact: one histogram of |x| for each Linear.
+
+    <folder>/calibration.json   which model, image size, images (SHA-256), and the hash of:
+    <folder>/statistics.npz     layers [L] names · absmax [L] float64 · offsets [L + 1] int64
+                                bins [n] uint16 · counts [n] int64; layer i has offsets[i:i + 2]
+
+The histograms know no method, precision or scheme: scales of all of them come from the same file.
+An artifact with static activations carries both files, so it can be given as statistics itself.
+The same images and model give the same bytes; arrays are stored uncompressed for that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_deploy.errors import CalibrationError
+from vggt_deploy.quantize.histogram import FINITE_BINS, Histogram
+from vggt_deploy.records import ModelRecord
+
+if TYPE_CHECKING:
+    from vggt_deploy.model.config import VGGTConfig
+    from vggt_deploy.model.sources import WeightSource
+
+SCHEMA = 1
+RECORD_NAME = "calibration.json"
+ARRAYS_NAME = "statistics.npz"
+MAX_RECORD_BYTES = 32 << 20
+MAX_ARRAYS_BYTES = 1 << 30
+_FIX = "calibrate again: vggt-deploy calibrate --images DIR -o FOLDER"
+_ARRAYS = {
+    "layers": "U",
+    "absmax": "f8",
+    "offsets": "i8",
+    "bins": "u2",
+    "counts": "i8",
+}
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Histograms by layer, and what they were collected from.
+
+    model: with its FP32 weights; height, width in pixels; mode: how images were brought to size
+    frames_per_pass: views that the network saw together, at most
+    images: file name -> SHA-256; skipped: files that could not be read, with the reason
+    """
+
+    model: ModelRecord
+    height: int
+    width: int
+    mode: str
+    frames_per_pass: int
+    images: dict[str, str]
+    skipped: tuple[str, ...]
+    layers: dict[str, Histogram]
+
+    @property
+    def sha256(self) -> str:
+        """Of the record, which holds the hash of the arrays: it stands for all of it."""
+        return hashlib.sha256(to_files(self)[RECORD_NAME]).hexdigest()
+
+
+def model_record(config: VGGTConfig, source: WeightSource) -> ModelRecord:
+    """The weights, as statistics and manifest name them."""
+    origin = source.origin
+    return ModelRecord(origin.spec, config.name, origin.revision, origin.sha256, origin.licence)
+
+
+def to_files(statistics: Statistics) -> dict[str, bytes]:
+    """File name -> content."""
+    histograms = list(statistics.layers.values())
+    offsets = np.cumsum([0, *(len(h.bins) for h in histograms)], dtype=np.int64)
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        layers=np.array(list(statistics.layers), dtype=np.str_),
+        absmax=np.array([h.absmax for h in histograms], np.float64),
+        offsets=offsets,
+        bins=np.concatenate([np.zeros(0, np.uint16), *(h.bins for h in histograms)]),
+        counts=np.concatenate([np.zeros(0, np.int64), *(h.counts for h in histograms)]),
+    )
+    arrays = buffer.getvalue()
+    record = {
+        "schema": SCHEMA,
+        "model": asdict(statistics.model),
+        "height": statistics.height,
+        "width": statistics.width,
+        "mode": statistics.mode,
+        "frames_per_pass": statistics.frames_per_pass,
+        "images": statistics.images,
+        "skipped": list(statistics.skipped),
+        "arrays_sha256": hashlib.sha256(arrays).hexdigest(),
+    }
+    return {RECORD_NAME: (json.dumps(record, indent=1) + "\n").encode(), ARRAYS_NAME: arrays}
+
+
+def write_statistics(folder: Path, statistics: Statistics) -> None:
+    """Write both files into an existing folder, which the caller renames into place."""
+    for name, content in to_files(statistics).items():
+        (folder / name).write_bytes(content)
+
+
+def holds_statistics(folder: Path) -> bool:
+    """Whether this folder is one of statistics (or an artifact that carries some)."""
+    return (folder / RECORD_NAME).is_file()
+
+
+def load_statistics(path: Path) -> Statistics:
+    """Read a folder that `write_statistics` filled.
+
+    Raises:
+        CalibrationError: it is none, of another version, cut short or changed.
+    """
+    if not holds_statistics(path):
+        state = "holds no" if path.is_dir() else "is not a folder with a"
+        raise CalibrationError(f"{path} {state} {RECORD_NAME}", _FIX)
+    try:
+        text = _read(path / RECORD_NAME, MAX_RECORD_BYTES)
+        arrays = _read(path / ARRAYS_NAME, MAX_ARRAYS_BYTES)
+    except OSError as error:
+        raise CalibrationError(
+            f"{error.filename or path} can't be read ({error.strerror})", _FIX
+        ) from error
+    record = _parse_record(text, path / RECORD_NAME)
+    if hashlib.sha256(arrays).hexdigest() != record["arrays_sha256"]:
+        raise CalibrationError(
+            f"{path / ARRAYS_NAME} was changed or cut short after it was written",
+            f"copy the folder again, or {_FIX}",
+        )
+    return Statistics(
+        model=record["model"],
+        height=record["height"],
+        width=record["width"],
+        mode=record["mode"],
+        frames_per_pass=record["frames_per_pass"],
+        images=record["images"],
+        skipped=tuple(record["skipped"]),
+        layers=_parse_arrays(arrays, path / ARRAYS_NAME),
+    )
+
+
+def require_same(statistics: Statistics, model: ModelRecord, height: int, width: int) -> None:
+    """Refuse statistics of another model or image size.
+
+    Raises:
+        CalibrationError: naming what differs.
+    """
+    theirs = statistics.model
+    differing = []
+    if theirs.config != model.config:
+        differing.append(f"architecture {theirs.config}, not {model.config}")
+    if theirs.sha256 is not None and model.sha256 is not None:
+        if theirs.sha256 != model.sha256:  # the same file may be known by several names
+            differing.append(f"weights {theirs.sha256[:12]}…, not {model.sha256[:12]}…")
+    elif (theirs.spec, theirs.revision) != (model.spec, model.revision):
+        differing.append(f"model {theirs.spec}, not {model.spec}")
+    if (statistics.height, statistics.width) != (height, width):
+        differing.append(
+            f"size {statistics.height} x {statistics.width} (height x width), "
+            f"not {height} x {width}"
+        )
+    if differing:
+        raise CalibrationError(
+            f"the statistics are those of another {'; '.join(differing)}",
+            "give a folder of images (--calibrate IMAGES), or statistics of this model and size",
+        )
+
+
+def _read(path: Path, limit: int) -> bytes:
+    if path.stat().st_size > limit:
+        raise CalibrationError(f"{path} is larger than any statistics are", _FIX)
+    return path.read_bytes()
+
+
+def _parse_record(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CalibrationError(f"{path} is not valid JSON ({error})", _FIX) from error
+    schema = record.get("schema") if isinstance(record, dict) else None
+    if schema != SCHEMA or type(schema) is not int:
+        raise CalibrationError(
+            f"{path} has schema {schema!r}, this version of vggt-deploy reads {SCHEMA}", _FIX
+        )
+    kinds: dict[str, type] = {
+        "schema": int, "model": dict, "height": int, "width": int, "mode": str,
+        "frames_per_pass": int, "images": dict, "skipped": list, "arrays_sha256": str,
+    }  # fmt: skip
+    wrong = sorted(kinds.keys() ^ record.keys()) or [
+        name for name, kind in kinds.items() if type(record[name]) is not kind
+    ]
+    model = record.get("model")
+    names = {"spec", "config", "revision", "sha256", "licence"}
+    if not wrong and (
+        set(model) != names
+        or not all(isinstance(model[name], str) for name in ("spec", "config"))
+        or not all(value is None or isinstance(value, str) for value in model.values())
+    ):
+        wrong = ["model"]
+    for name in ("images", "skipped"):
+        if not wrong:
+            values = record[name].values() if name == "images" else record[name]
+            if not all(isinstance(value, str) for value in values):
+                wrong = [name]
+    if not wrong and not all(
+        re.fullmatch(r"[0-9a-f]{64}", sha) for sha in (*record["images"].values(),)
+    ):
+        wrong = ["images"]
+    if wrong:
+        raise CalibrationError(f"{path} is not what calibration writes: {wrong[0]}", _FIX)
+    return {**record, "model": ModelRecord(**model)}
+
+
+def _parse_arrays(content: bytes, path: Path) -> dict[str, Histogram]:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            arrays: dict[str, NDArray[Any]] = {name: file[name] for name in _ARRAYS}
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise CalibrationError(f"{path} can't be read: {error}", _FIX) from error
+    layers, absmax, offsets, bins, counts = arrays.values()
+    sound = (
+        all(arrays[name].dtype.str.lstrip("<|=").startswith(k) for name, k in _ARRAYS.items())
+        and all(array.ndim == 1 for array in arrays.values())
+        and len(layers) == len(absmax) == len(offsets) - 1
+        and len(bins) == len(counts)
+        and len(set(layers.tolist())) == len(layers)
+    )
+    sound = (
+        sound
+        and offsets[0] == 0
+        and offsets[-1] == len(bins)
+        and bool((np.diff(offsets) >= 1).all())
+        and bool((counts > 0).all())
+        and bool((bins < FINITE_BINS).all())
+        and bool((np.isfinite(absmax) & (absmax >= 0)).all())
+    )
+    if not sound:
+        raise CalibrationError(f"{path} is not what calibration writes", _FIX)
+    return {
+        str(name): Histogram(float(absmax[i]), bins[first:last], counts[first:last])
+        for i, (name, first, last) in enumerate(zip(layers, offsets[:-1], offsets[1:], strict=True))
+    }
