@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -56,9 +57,11 @@ class Library:
         """For messages: "TensorRT-RTX 1.7.1.116"."""
         return f"{'TensorRT-RTX' if self.is_rtx else 'TensorRT'} {self.version_text}"
 
-    def error_log(self, *, keep_all: bool = False) -> Any:
+    def error_log(
+        self, *, keep_all: bool = False, keep: Callable[[str], bool] | None = None
+    ) -> Any:
         """A new ILogger (see `make_error_log`) of this library."""
-        return make_error_log(self.trt, keep_all=keep_all)
+        return make_error_log(self.trt, keep_all=keep_all, keep=keep)
 
 
 def load_library(runtime: str) -> Library:
@@ -115,11 +118,14 @@ def has_member(enum: Any, name: str) -> bool:
     return getattr(enum, name, None) is not None
 
 
-def make_error_log(trt: ModuleType, *, keep_all: bool = False) -> Any:
+def make_error_log(
+    trt: ModuleType, *, keep_all: bool = False, keep: Callable[[str], bool] | None = None
+) -> Any:
     """An ILogger that keeps what TensorRT says.
 
     `.errors`: tuple of error lines; `.warnings`: of warnings; `.records`: with `keep_all`, every
-    line down to VERBOSE (the detailed layer record of a build is one of them);
+    line down to VERBOSE (the detailed layer record of a build is one of them), or with `keep` those
+    for which it is true;
     `.explain()`: the error lines for an exception's text. The class is made here because its base
     exists only once a TensorRT is imported.
     """
@@ -134,7 +140,7 @@ def make_error_log(trt: ModuleType, *, keep_all: bool = False) -> Any:
 
         def log(self, level: Any, message: str) -> None:
             # Called from TensorRT's threads; list.append is atomic.
-            if keep_all:
+            if keep_all or (keep is not None and keep(message)):
                 self._records.append(message)
             if level in (severity.INTERNAL_ERROR, severity.ERROR):
                 self._errors.append(message)
