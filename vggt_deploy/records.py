@@ -72,7 +72,8 @@ class LinearRecord:
     """One quantized Linear in an engine.
 
     computes: what its GEMM multiplies: "int8" (Int8 x Int8), "int8-weight", "int4-weight" (integers
-        turned to float inside the kernel), "float", or "unseen" (the builder names it nowhere)
+        turned to float inside the kernel), "int8-stored", "int4-stored" (turned to float by another
+        kernel), "float", or "unseen" (not recognized); see `engines.kernels`
     applications: how many GEMMs of a run use the weight (camera head: four)
     rows: of the left operand, summed over the applications, at the typical frame count
     """
@@ -98,12 +99,16 @@ class ProofRecord:
     linears: every Linear that the scheme quantizes
     attentions: attention blocks of the graph; attentions_fused: those with both products and the
         softmax in one kernel
+    attentions_half: those in FP16 or BF16, for which TensorRT has fused kernels; half_unfused: the
+        names of those that have none all the same
     """
 
     source: str
     linears: dict[str, LinearRecord]
     attentions: int
     attentions_fused: int
+    attentions_half: int = 0
+    half_unfused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
