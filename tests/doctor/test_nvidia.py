@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from vggt_deploy.doctor import Check, nvidia
 from vggt_deploy.doctor.nvidia import check_cuda_bindings, check_cuda_driver, check_nvml
+from vggt_deploy.engines.device import CudaDevice
 
 # The functions of libcuda that the doctor calls, with the answers of a machine with two GPUs.
 FAKE_DRIVER = """
@@ -87,17 +89,32 @@ def test_nvml_that_is_absent_or_fails(tmp_path: Path) -> None:
     assert (silent.state, "error 999" in silent.found) == ("unknown", True)
 
 
-def test_the_cuda_bindings_say_their_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    check = check_cuda_bindings()
+DEVICE = Check("CUDA device", "ok", "NVIDIA H200")
+
+
+def test_the_cuda_bindings_are_tried_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = CudaDevice(0, "NVIDIA H200", "9.0", 4 * 2**30, 3 * 2**30, (13, 0), (13, 5), None)
+    monkeypatch.setattr(nvidia, "cuda_device", lambda: device)
+    check = check_cuda_bindings(DEVICE)
     assert check.state == "ok"
-    assert "CUDA runtime 1" in check.found
+    assert check.found.endswith("NVIDIA H200: 3.0 of 4.0 GiB free")
+
+
+def test_cuda_bindings_that_can_not_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = check_cuda_bindings(Check("CUDA device", "missing", "no driver", "get one"))
+    assert (nowhere.state, "no device to try" in nowhere.found) == ("unknown", True)
+    monkeypatch.setattr(nvidia, "cuda_device", lambda: "cudaGetDeviceCount: too old a driver")
+    refused = check_cuda_bindings(DEVICE)
+    assert (refused.state, "too old a driver" in refused.found) == ("missing", True)
+    assert refused.fix
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    check = check_cuda_bindings()
-    assert check.state == "missing"
-    assert "vggt-deploy[rtx]" in check.fix
+    absent = check_cuda_bindings(DEVICE)
+    assert absent.state == "missing"
+    assert "vggt-deploy[rtx]" in absent.fix
 
 
 @pytest.mark.gpu
 def test_a_real_cuda_device() -> None:
     assert "compute" in check_cuda_driver().found
     assert check_nvml().state == "ok"
+    assert check_cuda_bindings(check_cuda_driver()).state == "ok"

@@ -24,6 +24,7 @@ __all__ = ["Check", "Diagnosis", "State", "check_cuda_driver", "diagnose"]
 
 def diagnose() -> Diagnosis:
     """Look at this machine. Takes seconds: it imports torch, and tries each runtime."""
+    device = check_cuda_driver()
     checks = [
         check_python(),
         *check_hardware(),
@@ -32,8 +33,8 @@ def diagnose() -> Diagnosis:
         *check_torch(),
         *check_onnxruntime(),
         check_nvml(),
-        check_cuda_driver(),
-        check_cuda_bindings(),
+        device,
+        check_cuda_bindings(device),
         check_tensorrt("tensorrt"),
         check_tensorrt("tensorrt-rtx"),
         check_jetson(),

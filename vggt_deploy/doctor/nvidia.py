@@ -7,6 +7,7 @@ from typing import Any
 
 from vggt_deploy.doctor.checks import Check
 from vggt_deploy.doctor.packages import import_or_reason, installed_version
+from vggt_deploy.engines.device import cuda_device
 
 # What NVIDIA's prerequisites of TensorRT 11 state for the packages of CUDA 13.
 CUDA_13_DRIVER = 580
@@ -55,17 +56,25 @@ def check_nvml(library: str = "libnvidia-ml.so.1") -> Check:
     return Check("NVIDIA driver", "ok", version)
 
 
-def check_cuda_bindings() -> Check:
-    """NVIDIA's Python bindings of the CUDA runtime, which engines are run through."""
+def check_cuda_bindings(device: Check) -> Check:
+    """NVIDIA's Python bindings of the CUDA runtime, which engines are run through.
+
+    device: the row of the driver's devices; without one the bindings can't be tried.
+    """
+    name = "cuda-bindings"
     runtime, problem = import_or_reason("cuda.bindings.runtime")
     if runtime is None:
         fix = "pip install 'vggt-deploy[tensorrt]' or 'vggt-deploy[rtx]' (to run engines)"
-        return Check("cuda-bindings", "missing", problem, fix)
-    status, version = runtime.cudaRuntimeGetVersion()
-    found = installed_version("cuda-bindings") or "of unknown version"
-    if int(status) == 0:
-        found += f", CUDA runtime {version // 1000}.{version % 1000 // 10}"
-    return Check("cuda-bindings", "ok", found)
+        return Check(name, "missing", problem, fix)
+    version = installed_version(name) or "of unknown version"
+    if device.state != "ok":
+        return Check(name, "unknown", f"{version} imports; there is no device to try it on")
+    found = cuda_device()
+    if isinstance(found, str):
+        fix = "a newer driver, or cuda-bindings of the CUDA version that the driver has"
+        return Check(name, "missing", f"{version}: {found}", fix)
+    free, total = (size / 2**30 for size in (found.free_bytes, found.total_bytes))
+    return Check(name, "ok", f"{version}; {found.name}: {free:.1f} of {total:.1f} GiB free")
 
 
 def _cuda_device(cuda: Any, index: int) -> str:
