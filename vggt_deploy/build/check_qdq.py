@@ -63,9 +63,10 @@ def _integer_type(graph: OnnxGraph, node: onnx.NodeProto) -> int:
     """The integer type that the node writes or reads, 0 if the graph does not say."""
     if zero := _zero_point(node):
         return graph.types.get(zero, 0)
-    if node.op_type == "DequantizeLinear":
-        return graph.types.get(node.input[0], 0)
-    return attribute(node, "output_dtype", 0)
+    if node.op_type == "QuantizeLinear":
+        return attribute(node, "output_dtype", 0)
+    # What comes from a QuantizeLinear is that node's matter.
+    return graph.types[node.input[0]] if node.input[0] in graph.initializers else 0
 
 
 def _types(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Finding]:
@@ -124,7 +125,8 @@ def _shape(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Finding]:
     else:
         wanted = list(sizes)
         wanted[axis] = -(-sizes[axis] // block) if block else counts[axis]
-        if list(counts) != wanted or sizes[axis] % max(counts[axis], 1):
+        whole = sizes[axis] % (block or max(counts[axis], 1)) == 0
+        if list(counts) != wanted or not whole:
             yield Finding(
                 layer,
                 f"groups of {block} in a weight of {sizes} must be whole and have scales of "
@@ -178,8 +180,8 @@ def _four_bit_product(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Findin
     if graph.producer(left.input[0], "QuantizeLinear") is not None:
         yield Finding(
             layer_of(node),
-            "INT4 weights meet quantized activations: there is no such kernel, and TensorRT stops "
-            "inside its compiler",
+            "INT4 weights meet quantized activations: there is no such kernel. TensorRT stops in "
+            "its compiler, or multiplies with the group scales after the sum, which is wrong",
             "use --activations float with 4-bit schemes, or an 8-bit scheme",
         )
 

@@ -66,6 +66,9 @@ def read_graph(path: Path) -> OnnxGraph:
     if not model.graph.node:
         raise BuildError(f"{path} is an ONNX graph without nodes", _EXPORT)
     graphs = list(_graphs(model.graph))
+    types = _types(graphs)
+    if any(output not in types for g in graphs for node in g.node for output in node.output):
+        types = {**_types(list(_graphs(_inferred(model).graph))), **types}
     nodes = tuple(node for graph in graphs for node in graph.node)
     return OnnxGraph(
         model=model,
@@ -73,7 +76,7 @@ def read_graph(path: Path) -> OnnxGraph:
         nodes=nodes,
         producers={output: node for node in nodes for output in node.output if output},
         initializers={t.name: t for graph in graphs for t in graph.initializer},
-        types=_types(graphs),
+        types=types,
     )
 
 
@@ -96,12 +99,15 @@ def static_shapes(graph: OnnxGraph, frames: int) -> dict[str, tuple[int, ...]]:
     del fixed.graph.value_info[:]
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")
-    try:
-        inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True)
-    except onnx.shape_inference.InferenceError as error:
-        raise BuildError(f"the graph's shapes contradict each other: {error}", _EXPORT) from error
-    known.update(_shapes(inferred))
+    known.update(_shapes(_inferred(fixed)))
     return known
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise BuildError(f"the graph contradicts itself: {error}", _EXPORT) from error
 
 
 def attribute(node: onnx.NodeProto, name: str, default: int) -> int:

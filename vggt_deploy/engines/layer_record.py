@@ -28,7 +28,11 @@ from vggt_deploy.errors import BuildError
 RECORD_BEGIN = "Layers:\n"
 _RECORD_END = re.compile(r"\n\n(?:I/O Tensors|Bindings):")
 _STRUCTURE = re.compile(r"[\[\]{}]|, (?=[A-Z][\w/]*: )")
-_ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\](?=[\s\x1e]*(?:\[|$))")
+
+# TensorRT 11 and TensorRT-RTX have the first, TensorRT 10 the joined one.
+_TYPE_FIELDS = ("Datatype", "DataType", "Format/Datatype")
+# What TensorRT 10 writes in place of types where shapes are dynamic and no context was given.
+_NO_TYPES = "N/A due to dynamic shapes"
 
 # Longest first: "BFloat16" contains "Float", "UInt8" contains "Int8".
 _TYPES = (
@@ -105,7 +109,13 @@ def parse_inspector(text: str) -> tuple[EngineLayer, ...]:
         raise _unreadable("the inspector's answer has no list of layers")
     if any(isinstance(layer, str) for layer in layers):
         raise _unreadable("the engine holds only the names of its layers")
-    return tuple(_layer_from_json(layer) for layer in layers)
+    found = tuple(_layer_from_json(layer) for layer in layers)
+    if _NO_TYPES in text and not any(t.dtype != "unknown" for one in found for t in one.inputs):
+        raise BuildError(
+            "the inspector names no types, as the engine has dynamic shapes",
+            "give it an execution context whose input shapes are set",
+        )
+    return found
 
 
 def _unreadable(what: str) -> BuildError:
@@ -161,8 +171,7 @@ def _tensor(fields: dict[str, Any]) -> EngineTensor:
     dims = fields.get("Dimensions", ())
     if isinstance(dims, str):
         dims = re.findall(r"-?\d+", dims)
-    # TensorRT 11 has both fields, 10 the joined one.
-    spelled = fields.get("Datatype") or fields.get("Format/Datatype") or fields.get("Format") or ""
+    spelled = next((fields[key] for key in _TYPE_FIELDS if fields.get(key)), "")
     return EngineTensor(
         str(fields.get("Name", "")), tuple(int(size) for size in dims), _dtype(str(spelled))
     )
@@ -177,8 +186,8 @@ def _dtype(spelled: str) -> str:
 
 
 def onnx_nodes(metadata: str) -> tuple[str, ...]:
-    """The names in "[ONNX Layer: a][ONNX Layer: b]"; TensorRT 10 has a separator (30) between."""
-    return tuple(_ONNX_LAYER.findall(metadata))
+    """The names in "[ONNX Layer: a][ONNX Layer: b]"; TensorRT 10 has control characters between."""
+    return tuple(part.rpartition("]")[0] for part in metadata.split("[ONNX Layer: ")[1:])
 
 
 def _fields(text: str) -> dict[str, str]:
