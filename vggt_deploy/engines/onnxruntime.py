@@ -62,9 +62,16 @@ class OnnxRuntimeSession:
 
 
 def open_onnxruntime(
-    artifact: Path, manifest: Manifest, *, provider: str, threads: int | None
+    artifact: Path,
+    manifest: Manifest,
+    *,
+    provider: str,
+    threads: int | None,
+    cuda_graph: bool = False,
 ) -> OnnxRuntimeSession:
     """Open the artifact's ONNX Runtime graph on exactly `provider`."""
+    if cuda_graph:
+        raise UsageError("ONNX Runtime is not run as a CUDA graph here", "leave cuda_graph out")
     graph = manifest.graphs.get(TARGET)
     if graph is None:
         known = ", ".join(sorted(manifest.graphs)) or "none"

@@ -30,7 +30,7 @@ from vggt_deploy.engines.points import (
     write_points,
 )
 from vggt_deploy.engines.predict import PointMap, Predictions, predict
-from vggt_deploy.engines.runtime import SessionInfo, check_frames, open_session
+from vggt_deploy.engines.runtime import SessionInfo, accepted_frames, check_frames, open_session
 from vggt_deploy.manifest import now, read_manifest
 from vggt_deploy.records import Manifest
 
@@ -67,8 +67,8 @@ def run(
     *,
     max_images: int | None = None,
     mode: Mode = "crop",
-    runtime: str = "onnxruntime",
-    provider: str = "cpu",
+    runtime: str | None = None,
+    provider: str | None = None,
     threads: int | None = None,
     conf_percentile: float = DEFAULT_CONF_PERCENTILE,
     max_points: int = DEFAULT_MAX_POINTS,
@@ -88,7 +88,7 @@ def run(
     manifest = read_manifest(artifact, check_hashes=False)
     found = find_images(images_dir, max_images=max_images)
     if not skip_bad_images:
-        check_frames(len(found.paths), manifest.frames)
+        check_frames(len(found.paths), accepted_frames(manifest))
     with writing(target, overwrite=overwrite, marker=RUN_RECORD) as folder:
         say(f"reading {len(found.paths)} images")
         batch = load_images(
@@ -98,7 +98,7 @@ def run(
             height=manifest.height,
             skip_bad=skip_bad_images,
         )
-        check_frames(len(batch.paths), manifest.frames)
+        check_frames(len(batch.paths), accepted_frames(manifest))
         say(f"checking and opening {artifact}")
         session = open_session(artifact, runtime=runtime, provider=provider, threads=threads)
         with contextlib.closing(session):
@@ -224,6 +224,7 @@ def _session_record(info: SessionInfo) -> dict[str, Any]:
         "runtime": info.runtime,
         "runtime_version": info.runtime_version,
         "provider": info.provider,
+        "device": info.device,
         "threads": info.threads,
         "load_ms": info.load_ms,
     }
