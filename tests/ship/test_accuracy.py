@@ -1,0 +1,119 @@
+"""The accuracy card: numbers of the right report, or none at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vggt_deploy.compare import report
+from vggt_deploy.errors import BundleError
+from vggt_deploy.ship import accuracy
+from vggt_deploy.ship.bundle import bundle
+from vggt_deploy.ship.verify import verify
+
+METRICS = {"depth": {"values": 10, "psnr_db": 41.5, "ssim": None, "notes": {}}}
+
+
+def row(runtime: str, scheme: str, activations: str, **differences: Any) -> dict[str, Any]:
+    base = {
+        "runtime": runtime,
+        "scheme": scheme,
+        "activations": activations,
+        "status": "done",
+        "accuracy": METRICS,
+        "geometry": {"poses": {"pairs": 6}},
+    }
+    return {**base, **differences}
+
+
+@pytest.fixture
+def write_report(tmp_path: Path) -> Callable[..., Path]:
+    def write(
+        rows: list[dict[str, Any]] | None = None,
+        model: dict[str, Any] | None = None,
+        images: dict[str, Any] | None = None,
+        **differences: Any,
+    ) -> Path:
+        identity = {"spec": "random:test", "config": "vggt-test", "kind": "random"}
+        question = {
+            "model": {**identity, "revision": None, "sha256": None, **(model or {})},
+            "images": {"frames": 4, "height": 42, "width": 56, **(images or {})},
+            "precision": None,
+            "layers": {"include": [], "exclude": [], "sensitive": []},
+        }
+        default = [row("torch", "fp32", "float"), row("onnxruntime", "int8_pc_sym", "static")]
+        data = {"schema": 1, "question": question, "rows": default if rows is None else rows}
+        path = tmp_path / accuracy.REPORT_NAME
+        path.write_text(json.dumps({**data, **differences}))
+        return path
+
+    return write
+
+
+def test_the_names_and_numbers_are_those_of_compare() -> None:
+    """`ship` does not import `compare`: an edge device has no part of it to run."""
+    assert accuracy.REPORT_SCHEMA == report.SCHEMA
+    assert accuracy.REPORT_NAME == report.REPORT_NAME
+
+
+def test_the_rows_of_the_variant(
+    write_report: Callable[..., Path], h200: Path, tmp_path: Path
+) -> None:
+    path = write_report()
+    bundle([h200], tmp_path / "b", accuracy=path)
+    card = verify(tmp_path / "b", device=False).index.accuracy
+    assert card is not None
+    assert card.report_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (card.pictures, card.random_weights) == (4, True)
+    (only,) = card.rows
+    assert only.runtime == "onnxruntime"
+    assert only.tensors == METRICS
+    assert only.geometry == {"poses": {"pairs": 6}}
+
+
+def test_a_folder_with_a_report(
+    write_report: Callable[..., Path], h200: Path, tmp_path: Path
+) -> None:
+    info = bundle([h200], tmp_path / "b", accuracy=write_report().parent)
+    assert info.index.accuracy is not None
+
+
+@pytest.mark.parametrize(
+    "differences, message",
+    [
+        ({"rows": [row("torch", "fp32", "float")]}, "no measured row of int8_pc_sym"),
+        ({"rows": [row("onnxruntime", "int8_pc_sym", "float")]}, "no measured row"),
+        ({"rows": [row("x", "int8_pc_sym", "static", status="failed")]}, "no measured row"),
+        ({"model": {"spec": "other"}}, "another model"),
+        ({"model": {"sha256": "ab"}}, "another weights SHA-256"),
+        ({"images": {"width": 70}}, "another width"),
+        ({"schema": 2}, "report schema 2"),
+        ({"rows": None, "question": {}}, "no whole comparison report"),
+        ({"rows": [{}]}, "no whole comparison report"),
+    ],
+)
+def test_another_report(
+    write_report: Callable[..., Path],
+    h200: Path,
+    tmp_path: Path,
+    differences: dict[str, Any],
+    message: str,
+) -> None:
+    with pytest.raises(BundleError, match=message):
+        bundle([h200], tmp_path / "b", accuracy=write_report(**differences))
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"schema": NaN}'])
+def test_no_report(h200: Path, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "r.json"
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"is not a comparison report|report schema None"):
+        bundle([h200], tmp_path / "b", accuracy=path)
+    with pytest.raises(BundleError, match="can't be read"):
+        bundle([h200], tmp_path / "b", accuracy=tmp_path / "nowhere.json")
