@@ -122,6 +122,7 @@ class EngineRecord:
     profiles: the frame counts of each optimization profile
     workspace_bytes: None leaves it to TensorRT (all of the device's memory)
     weights_bytes: of the weights inside the plan, as the builder says, or None
+    packed_bytes: of the weights in the graph that it was built from
     activation_bytes: device memory for activations per profile, or None where only a GPU tells
     built_on: gpu, driver, cuda, os, machine of the building machine, as far as it has them
     """
@@ -148,6 +149,7 @@ class EngineRecord:
     activation_bytes: tuple[int, ...] | None
     built_on: dict[str, str]
     proof: ProofRecord
+    packed_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,8 @@ def test_what_is_no_plan(tmp_path: Path) -> None:
 def test_any_bytes_give_a_header_or_one_error(data: bytes) -> None:
     try:
         found = read_plan_header(data)
-    except ArtifactError as error:
-        assert error.fix
-    else:
-        assert data[:4] in (b"ftrt", b"vtrt")
-        assert (found.version is None) == (data[4:8] != bytes(4))
+    except ArtifactError:
+        assert len(data) < HEADER_BYTES or data[:4] not in (b"ftrt", b"vtrt")
+        return
+    assert data[:4] in (b"ftrt", b"vtrt")
+    assert (found.version is None) == (data[4:8] != bytes(4))

@@ -14,6 +14,7 @@ to where they cost nothing. What is not recognized counts as unseen, and so as n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -37,6 +38,11 @@ VERDICTS = (
     "float",
     "unseen",
 )
+_PROMISES: dict[str, Promise] = {
+    "int8": "int8",
+    "int4-weight": "int4-weight",
+    "int4-stored": "int4-weight",
+}
 _HALVES = ("half", "bfloat16")
 # The builder pads weights with zeros up to its kernels' alignment: 1024 x 9 lies as 1024 x 10.
 _ALIGNMENTS = (1, 2, 4, 8, 16, 32)
@@ -102,6 +108,34 @@ def prove(
         attentions_half=len(halves),
         half_unfused=tuple(one.softmax.rpartition("/")[0] for one, fused in halves if not fused),
     )
+
+
+def expectations(proof: ProofRecord) -> dict[str, LinearExpectation]:
+    """What to look for in an engine, from a proof that was written down: nodes by their naming."""
+    return {
+        name: LinearExpectation(
+            outputs=one.outputs,
+            inputs=one.inputs,
+            products=tuple(
+                f"{name}/MatMul" + (f"_{n}" if n else "") for n in range(one.applications)
+            ),
+            rows=one.rows,
+            weight_bytes=one.weight_bytes,
+            promised=_PROMISES.get(one.computes, "int8-weight"),
+        )
+        for name, one in proof.linears.items()
+    }
+
+
+def fused_attentions(layers: Iterable[EngineLayer]) -> int:
+    """Softmaxes that share a kernel with two products of the same module."""
+    count = 0
+    for layer in layers:
+        owners = [node.rpartition("/") for node in layer.nodes]
+        products = Counter(module for module, _, name in owners if name.startswith("MatMul"))
+        softmaxes = [module for module, _, name in owners if name.startswith("Softmax")]
+        count += sum(products[module] >= 2 for module in softmaxes)
+    return count
 
 
 def float_linears(proof: ProofRecord) -> dict[str, str]:
