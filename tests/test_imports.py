@@ -20,8 +20,11 @@ FORBIDDEN = {
     "quantize": ONNX | RUNTIMES,
     "data": ONNX | RUNTIMES | {"torch"},
     "engines": frozenset({"torch", "onnx", "onnx_ir", "onnxscript"}),
+    "build": frozenset({"torch", "onnxruntime", "onnxscript"}),
+    "ship": frozenset({"torch", "onnx", "onnx_ir", "onnxscript"}),
     "geometry.py": ONNX | RUNTIMES | {"torch"},
     "manifest.py": ONNX | RUNTIMES | {"torch", "numpy"},
+    "records.py": ONNX | RUNTIMES | {"torch", "numpy"},
     "artifact.py": ONNX | RUNTIMES | {"torch", "numpy"},
 }
 # The same for parts of our own package.
@@ -29,9 +32,12 @@ FORBIDDEN_PARTS = {
     "model": {"export", "engines", "compare", "quantize", "cli"},
     "quantize": {"export", "engines", "compare", "cli"},
     "data": {"model", "quantize", "export", "engines", "compare", "cli"},
-    "engines": {"model", "quantize", "export", "compare", "cli"},
-    "export": {"compare", "cli"},
+    "engines": {"model", "quantize", "export", "build", "ship", "compare", "cli"},
+    "export": {"build", "ship", "compare", "cli"},
+    "build": {"model", "quantize", "export", "ship", "compare", "cli"},
+    "ship": {"model", "quantize", "export", "compare", "cli"},
     "compare": {"cli"},
+    "records.py": {"model", "quantize", "export", "engines", "compare", "data", "cli"},
     "manifest.py": {"model", "quantize", "export", "engines", "compare", "data", "cli"},
     "artifact.py": {"model", "quantize", "export", "engines", "compare", "data", "cli"},
 }
@@ -39,20 +45,23 @@ LIGHT = (
     "vggt_deploy",
     "vggt_deploy.api",
     "vggt_deploy.artifact",
+    "vggt_deploy.build",
     "vggt_deploy.cli",
     "vggt_deploy.compare",
     "vggt_deploy.data",
     "vggt_deploy.doctor",
     "vggt_deploy.engines",
+    "vggt_deploy.engines.inspect",
     "vggt_deploy.engines.run",
     "vggt_deploy.geometry",
     "vggt_deploy.manifest",
     "vggt_deploy.options",
     "vggt_deploy.progress",
     "vggt_deploy.quantize",
+    "vggt_deploy.ship",
     "vggt_deploy.tables",
 )
-HEAVY = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tensorrt", "matplotlib")
+HEAVY = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tensorrt", "tensorrt_rtx", "matplotlib")
 
 
 def imported_names(source: str) -> Iterator[str]:
@@ -137,7 +146,14 @@ def test_importing_it_imports_nothing_heavy(module: str) -> None:
 
 
 def test_an_edge_device_can_import_what_it_runs() -> None:
-    modules = ("vggt_deploy.engines.run", "vggt_deploy.engines.onnxruntime", "vggt_deploy.doctor")
+    modules = (
+        "vggt_deploy.engines.run",
+        "vggt_deploy.engines.onnxruntime",
+        "vggt_deploy.engines.tensorrt.session",
+        "vggt_deploy.engines.inspect",
+        "vggt_deploy.ship.verify",
+        "vggt_deploy.doctor",
+    )
     blocked = ("torch", "onnx", "onnx_ir", "onnxscript", "ml_dtypes", "matplotlib", "safetensors")
     loaded(modules, blocked)
 

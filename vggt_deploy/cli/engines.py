@@ -65,7 +65,8 @@ def build(
     """Artifact + device profile -> TensorRT engine, with proof of what it computes in."""
     ranges = None if not frames else tuple(options.parse_frames(text) for text in frames)
     from vggt_deploy import api, progress
-    from vggt_deploy.tables import console, print_engine
+    from vggt_deploy.engine_tables import print_engine
+    from vggt_deploy.tables import console
 
     with progress.shown() as shown:
         result = api.build(
@@ -97,7 +98,8 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(inspection.to_json(), indent=1))
         return
-    from vggt_deploy.tables import console, print_inspection
+    from vggt_deploy.engine_tables import print_inspection
+    from vggt_deploy.tables import console
 
     print_inspection(inspection, console())
 

@@ -71,7 +71,8 @@ def calibrate(
         "mode": options.parse_mode(mode),
     }
     from vggt_deploy import api, progress
-    from vggt_deploy.tables import console, print_statistics
+    from vggt_deploy.engine_tables import print_statistics
+    from vggt_deploy.tables import console
 
     with progress.shown() as shown:
         statistics = api.calibrate(

@@ -59,7 +59,8 @@ def bundle(
     """Engines -> one checked file for devices, or an NVIDIA Triton model repository."""
     chosen = options.parse_bundle_format(form, with_onnx=with_onnx, accuracy=accuracy, sign=sign)
     from vggt_deploy import api, progress
-    from vggt_deploy.tables import console, print_bundle
+    from vggt_deploy.engine_tables import print_bundle
+    from vggt_deploy.tables import console
 
     if chosen == "triton":
         names = api.triton_repository(engines, output, overwrite=overwrite)
@@ -87,7 +88,8 @@ def verify(file: Bundle, public_key: PublicKey = None, as_json: Json = False) ->
     if as_json:
         typer.echo(json.dumps(verification.to_json(), indent=1))
         return
-    from vggt_deploy.tables import console, print_verification
+    from vggt_deploy.engine_tables import print_verification
+    from vggt_deploy.tables import console
 
     print_verification(verification, console())
 
@@ -125,7 +127,8 @@ def rebuild(
 ) -> None:
     """Make the engine on this device, from the ONNX inside a bundle."""
     from vggt_deploy import api, progress
-    from vggt_deploy.tables import console, print_engine
+    from vggt_deploy.engine_tables import print_engine
+    from vggt_deploy.tables import console
 
     with progress.shown() as shown:
         result = api.rebuild(
