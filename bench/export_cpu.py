@@ -31,11 +31,14 @@ from bench.rows import ROWS, TORCH_FP32, Row, choose, disk_bytes, memory_bytes, 
 from vggt_deploy.artifact import locked, require_free_space
 from vggt_deploy.compare.environment import describe_environment, usable_cpus
 from vggt_deploy.compare.jobs import write_json
+from vggt_deploy.data.samples import write_sample_images
 from vggt_deploy.errors import ArtifactError, DeployError, UsageError
 
 SCHEMA = 1
 INTERRUPTED = 130
 SEED = 0
+# Enough for scales that are in use; accuracy is not measured here.
+CALIBRATION_PICTURES = 4
 # A load average above this share of the CPUs before we have started is someone else's work.
 BUSY_SHARE = 0.25
 GB = 1e9
@@ -71,6 +74,10 @@ class Places:
     @property
     def images(self) -> Path:
         return self.logs / "images.npy"
+
+    @property
+    def pictures(self) -> Path:
+        return self.work / "pictures"
 
     def arrays(self, label: str) -> Path:
         return self.logs / f"{label}.npz"
@@ -165,6 +172,10 @@ def _prepare(question: Question, places: Places, settings: Settings) -> None:
     shape = (1, question.frames, 3, question.height, question.width)
     images = np.random.default_rng(SEED).random(shape, dtype=np.float32)
     np.save(places.images, images)
+    if any(row.calibrated for row in question.rows):
+        places.pictures.mkdir()
+        size = (question.width, question.height)
+        write_sample_images(places.pictures, count=CALIBRATION_PICTURES, seed=SEED, size=size)
 
 
 def _make(
@@ -205,7 +216,8 @@ def _making(row: Row, question: Question, places: Places) -> dict[str, Any]:
     common = {"checkpoint": str(places.checkpoint), "folder": folder, **size}
     if row.kind == "plain":
         return common
-    return {**common, "variant": row.variant, "threads": question.threads}
+    pictures = str(places.pictures) if row.calibrated else None
+    return {**common, "variant": row.variant, "threads": question.threads, "pictures": pictures}
 
 
 def _measure(

@@ -118,9 +118,18 @@ def quantize_nbits(source: str, folder: str) -> Answer:
 
 
 def export_ours(
-    checkpoint: str, folder: str, variant: str, height: int, width: int, threads: int
+    checkpoint: str,
+    folder: str,
+    variant: str,
+    height: int,
+    width: int,
+    threads: int,
+    pictures: str | None,
 ) -> Answer:
-    """An artifact, without the check against PyTorch: the others check nothing either."""
+    """An artifact, without the check against PyTorch: the others check nothing either.
+
+    pictures: a folder to calibrate static activations on, None for all other variants.
+    """
     import torch
 
     from vggt_deploy.api import export
@@ -136,6 +145,7 @@ def export_ours(
         width=width,
         frames=(1, 2, MAX_FRAMES),
         verify=False,
+        calibrate=None if pictures is None else Path(pictures),
     )
     return {"stages": result.seconds}
 
