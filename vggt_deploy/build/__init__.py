@@ -4,9 +4,9 @@ The verb is `vggt_deploy.api.build`; the modules, in the order in which the work
 
     profiles     devices, as TOML               machine      the GPU that is here, or none
     settings     what is asked of TensorRT      check        what it would refuse, said first
-    builder      graph -> plan                  monitor      its progress, and Ctrl-C
-    timing       kernels timed before           expect       what has to be proven
-    pipeline     all of it
+    builder      graph -> plan                  monitor      its progress
+    interrupt    Ctrl-C meanwhile               timing       kernels timed before
+    expect       what has to be proven          pipeline     all of it
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any, TypeAlias
 
 from vggt_deploy.build import timing
+from vggt_deploy.build.interrupt import postponed
 from vggt_deploy.build.monitor import PERMILLE, BuildProgress, make_monitor
 from vggt_deploy.build.settings import BuildSettings, target_name
 from vggt_deploy.compare.memory import peak_rss_bytes
@@ -40,6 +41,7 @@ OnnxParser: TypeAlias = Any
 
 FRAMES_AXIS = 1  # of the input, [1, frames, 3, height, width]
 STAGE = "build"
+CANCEL_STAGE = "cancel"
 _WRITE_BYTES = 64 * 2**20
 _POLL_S = 0.1
 # Of TensorRT-RTX's verbose log (10 MB for VGGT-1B; hundreds for TensorRT, which times every kernel)
@@ -87,8 +89,8 @@ def build_plan(
 ) -> BuiltPlan:
     """Build an engine from the graph in a file (its weights may lie in files beside it).
 
-    Ctrl-C stops TensorRT at its next step, seconds away at most in a graph of VGGT-1B's size; the
-    second Ctrl-C does not wait for that.
+    Ctrl-C stops TensorRT at its next step. The step that compiles kernels is a long one (of
+    vggt-tiny's 3 s with TensorRT-RTX it takes 2.6), so `progress` gets the stage "cancel".
 
     Raises:
         BuildError: TensorRT refuses the graph or the settings; with its own words.
@@ -245,10 +247,10 @@ def _build(
     state: BuildProgress,
     progress: Progress | None,
 ) -> IHostMemory | None:
-    """Build in a thread, so that this one can draw, and be interrupted.
+    """Build in a thread, so that this one can draw, and hear Ctrl-C.
 
     TensorRT's threads call no code of the caller: an exception there would end the process. With
-    the builder in the main thread Python would raise Ctrl-C's exception in just such a call.
+    the builder in the main thread Python would handle Ctrl-C in just such a call.
     """
     done: list[IHostMemory | None] = []
     failed: list[Exception] = []
@@ -259,19 +261,20 @@ def _build(
         except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
             failed.append(error)
 
-    # A daemon: whoever presses Ctrl-C twice does not wait for TensorRT.
-    thread = threading.Thread(target=work, name="tensorrt-build", daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            if progress is not None:
-                progress(STAGE, state.permille(), PERMILLE)
-            thread.join(_POLL_S)
-    except BaseException:
-        # Ctrl-C, or the progress function raised. Always passed on, when TensorRT has stopped.
-        state.cancel()
-        thread.join()
-        raise
+    thread = threading.Thread(target=work, name="tensorrt-build")
+    with postponed(state.cancel):
+        thread.start()
+        try:
+            while thread.is_alive():
+                if progress is not None and not state.cancelled:
+                    progress(STAGE, state.permille(), PERMILLE)
+                elif progress is not None:
+                    progress(CANCEL_STAGE, 0, 0)
+                thread.join(_POLL_S)
+        finally:
+            # The progress function raised: that is passed on when TensorRT has stopped.
+            state.cancel()
+            thread.join()
     if failed:
         raise failed[0]
     if progress is not None and done[0] is not None:

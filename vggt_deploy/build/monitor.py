@@ -27,14 +27,14 @@ class _Phase:
 
 
 class BuildProgress:
-    """The phases that are open, and whether the build should go on."""
+    """The phases that are open; `cancelled`: the build should not go on."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._phases: dict[str, _Phase] = {}
         self._root: str | None = None
         self._furthest = 0
-        self._cancelled = False
+        self.cancelled = False
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
         """A phase begins. One may begin again under the same name after it ended."""
@@ -50,7 +50,7 @@ class BuildProgress:
             if phase is not None:
                 phase.done = min(max(phase.done, number + 1), phase.steps)
             self._advance()
-            return not self._cancelled
+        return not self.cancelled
 
     def finish(self, name: str) -> None:
         """A phase ended, perhaps before its last step."""
@@ -60,9 +60,8 @@ class BuildProgress:
                 self._furthest = PERMILLE
 
     def cancel(self) -> None:
-        """Let the next step be the last."""
-        with self._lock:
-            self._cancelled = True
+        """Let the next step be the last. Takes no lock: a signal handler may call it anywhere."""
+        self.cancelled = True
 
     def permille(self) -> int:
         """How much is done, 0 to 1000; never less than before."""
