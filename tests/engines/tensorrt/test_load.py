@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 
 from vggt_deploy.engines import open_session
+from vggt_deploy.engines.device import CudaDevice, cuda_device
 from vggt_deploy.engines.run import run
-from vggt_deploy.engines.tensorrt.library import load_library
+from vggt_deploy.engines.tensorrt.library import Library, load_library
+from vggt_deploy.engines.tensorrt.load import load_engine, require_version
 from vggt_deploy.errors import ArtifactError, DeployError, RuntimeUnavailableError, UsageError
-from vggt_deploy.manifest import record_files
+from vggt_deploy.manifest import read_manifest, record_files
 
 GB = 10**9
 HEIGHT, WIDTH = 42, 56
@@ -53,6 +55,43 @@ def test_one_error_where_there_is_no_gpu(make_engine: Any, monkeypatch: pytest.M
     assert f"It needs TensorRT-RTX {version}, a GPU of compute capability 8.9 or 12.0" in said
     assert "at least 3.0 GB" in said
     assert "run the ONNX artifact" in caught.value.fix
+
+
+@pytest.fixture(scope="module")
+def real_plan() -> bytes:
+    """A one-node engine of the installed TensorRT-RTX."""
+    library = load_library("tensorrt-rtx")
+    trt, log = library.trt, library.error_log()
+    builder = trt.Builder(log)
+    network = builder.create_network()
+    x = network.add_input("images", trt.DataType.FLOAT, (1, 2, 3, HEIGHT, WIDTH))
+    layer = network.add_activation(x, trt.ActivationType.RELU)
+    layer.get_output(0).name = "depth"
+    network.mark_output(layer.get_output(0))
+    plan = builder.build_serialized_network(network, builder.create_builder_config())
+    assert plan is not None, log.explain()
+    return bytes(plan)
+
+
+def test_the_real_tensorrt_rtx_refuses_in_its_own_words(make_engine: Any, real_plan: bytes) -> None:
+    """Where there is no GPU after all: its diagnosis, and what it logs, are in the error."""
+    if not isinstance(cuda_device(), str):
+        pytest.skip("this machine has a CUDA device")
+    library = load_library("tensorrt-rtx")
+    version = library.version_text
+    folder = make_engine(plan=real_plan, runtime="tensorrt-rtx", version=version)
+    record = read_manifest(folder).engine
+    assert record is not None
+    require_version(folder, record, library)
+    device = CudaDevice(0, "Test GPU", "9.0", 1, 1, (13, 0), (13, 0), None)
+    with pytest.raises(
+        RuntimeUnavailableError, match="can't run on Test GPU, compute capability 9"
+    ):
+        load_engine(folder, record, library, device)
+    # TensorRT has no such question: it says None, and why in its log.
+    other = Library(library.trt, "tensorrt", version)
+    with pytest.raises(DeployError, match=r"can't load .* on Test GPU.*Cuda Runtime"):
+        load_engine(folder, record, other, device)
 
 
 def test_tensorrt_and_cuda_are_both_missing(

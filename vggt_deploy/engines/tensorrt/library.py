@@ -160,7 +160,9 @@ def make_error_log(
             return tuple(self._records)
 
         def explain(self, most: int = 5) -> str:
-            lines = [" ".join(line.split()) for line in dict.fromkeys(self.errors)][-most:]
+            # Where the missing GPU is all there is to say, it is the cause.
+            said = self.errors or tuple(self._errors)
+            lines = [" ".join(line.split()) for line in dict.fromkeys(said)][-most:]
             return "\n    ".join(lines) or "it gave no reason"
 
     return ErrorLog()
