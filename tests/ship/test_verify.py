@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -417,9 +418,45 @@ def test_interrupted_unpacking_leaves_nothing(packed: Path, tmp_path: Path) -> N
     assert not [p for p in tmp_path.iterdir() if "out" in p.name]
 
 
-def test_without_a_gpu_it_says_so_and_what_to_do(packed: Path) -> None:
+@pytest.mark.parametrize(
+    "installed, capability, onnx_inside, advice",
+    [
+        ((10, 16, 1, 11), "9.0", True, "unpack"),
+        ((10, 16, 1, 11), None, True, "verify it on a device with a GPU"),
+        ("there is none", "9.0", True, r"install tensorrt 10\.16\.1\.11 for h200"),
+        ("there is none", None, True, r"install tensorrt 10\.16\.1\.11 for h200"),
+        ("there is none", "8.7", True, "rebuild"),
+        ((10, 3, 0, 30), "8.7", True, "rebuild"),
+        ((10, 3, 0, 30), "8.7", False, "no ONNX is inside"),
+    ],
+)
+def test_the_advice_is_what_helps(
+    h200: Path,
+    onnx: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_device: Callable[..., Any],
+    installed: Any,
+    capability: str | None,
+    onnx_inside: bool,
+    advice: str,
+) -> None:
+    path = bundle([h200], tmp_path / "b", with_onnx=onnx if onnx_inside else None).path
+    device = "none" if capability is None else make_device(compute_capability=capability)
+    monkeypatch.setattr(module, "cuda_device", lambda: device)
+    monkeypatch.setattr(module, "installed_version", lambda runtime: installed)
+    found = verify(path)
+    assert re.search(advice, found.advice), found.advice
+    assert (found.runnable == ("h200",)) == (advice == "unpack")
+    assert found.device == device
+    assert list(found.installed) == ["tensorrt"]
+
+
+def test_without_a_gpu_it_is_an_answer_and_no_error(
+    packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "cuda_device", lambda: "no CUDA device here")
     found = verify(packed)
-    if isinstance(found.device, str):
-        assert {f.state for f in found.fits} <= {"not known", "does not fit"}
-        assert found.runnable == ()
-    assert "vggt-deploy" in found.advice or "GPU" in found.advice
+    assert found.device == "no CUDA device here"
+    assert found.runnable == ()
+    assert {f.state for f in found.fits} <= {"not known", "does not fit"}

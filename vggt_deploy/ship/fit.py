@@ -14,6 +14,7 @@ from vggt_deploy.engines.device import CudaDevice
 from vggt_deploy.engines.plan_header import PlanHeader
 from vggt_deploy.engines.tensorrt.library import load_library
 from vggt_deploy.errors import RuntimeUnavailableError
+from vggt_deploy.records import FramesRange
 from vggt_deploy.ship.index import EngineEntry
 
 State = Literal["fits", "does not fit", "not known"]
@@ -137,7 +138,7 @@ def _memory(entry: EngineEntry, device: CudaDevice | str) -> Finding:
         needs = {"weights alone": weights}
     else:
         needs = {
-            f"{profile.min} to {profile.max} pictures": weights + size
+            f"{frames_text(profile)} pictures": weights + size
             for profile, size in zip(entry.profiles, activations, strict=True)
         }
     told = ", ".join(f"{name} {_mib(size)}" for name, size in needs.items())
@@ -152,6 +153,11 @@ def _memory(entry: EngineEntry, device: CudaDevice | str) -> Finding:
     if activations is None:
         return Finding(what, "not known", f"{told} (activations: only a GPU tells); {here}")
     return Finding(what, "fits", f"{told}; {here}")
+
+
+def frames_text(frames: FramesRange) -> str:
+    """In words: "1", "2 to 8"."""
+    return f"{frames.min}" if frames.min == frames.max else f"{frames.min} to {frames.max}"
 
 
 def numbers(text: str) -> Version:

@@ -132,6 +132,6 @@ def _require_builder(runtime: str) -> None:
         extra = "rtx" if runtime == "tensorrt-rtx" else "tensorrt"
         raise RuntimeUnavailableError(
             "rebuilding needs the package onnx, which is not installed here",
-            f"pip install onnx onnx-ir ml_dtypes 'vggt-deploy[{extra}]'",
+            f"pip install onnx 'vggt-deploy[{extra}]'",
         )
     load_library(runtime)

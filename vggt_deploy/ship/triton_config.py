@@ -16,6 +16,7 @@ from typing import Any
 from vggt_deploy.errors import UsageError
 from vggt_deploy.records import GraphRecord, Manifest
 from vggt_deploy.ship.contract import TensorContract, contract
+from vggt_deploy.ship.fit import frames_text
 
 # Keys of SessionOptions' configuration that the back end hands to ONNX Runtime.
 PASSED_ON = frozenset({"session.use_device_allocator_for_initializers"})
@@ -71,7 +72,7 @@ def _engine_config(name: str, manifest: Manifest, instances: int, device: str) -
     if device == "cpu":
         raise UsageError(f"{name} is a TensorRT engine, which needs a GPU", "leave device out")
     profiles = tuple(str(index) for index in range(len(engine.profiles)))
-    frames = ", ".join(f"{p.min} to {p.max}" for p in engine.profiles)
+    frames = ", ".join(map(frames_text, engine.profiles))
     targets = ", ".join(engine.compute_capabilities)
     notes = [
         f"needs TensorRT {engine.runtime_version} and compute capability {targets} in the server",
@@ -113,7 +114,6 @@ def _onnx_config(name: str, manifest: Manifest, instances: int, device: str) -> 
         parameters["share_session_between_instances"] = "true"
     others = {record.file for record in manifest.graphs.values()} - {graph.file}
     made = contract(manifest)
-    frames = manifest.frames
     return ModelConfig(
         name=name,
         platform="onnxruntime_onnx",
@@ -126,7 +126,7 @@ def _onnx_config(name: str, manifest: Manifest, instances: int, device: str) -> 
         files={file: file for file in manifest.files if file not in others},
         parameters=parameters,
         graph_level=level,
-        notes=(f"takes {frames.min} to {frames.max} pictures", *notes),
+        notes=(f"takes {frames_text(manifest.frames)} pictures", *notes),
     )
 
 

@@ -8,7 +8,6 @@ Nothing is deserialized here, and nothing that was unpacked becomes visible befo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -21,7 +20,14 @@ from vggt_deploy.manifest import MANIFEST_NAME, from_json, read_manifest
 from vggt_deploy.progress import Progress
 from vggt_deploy.records import Manifest
 from vggt_deploy.ship.container import OpenBundle, check_members, open_bundle, read_member
-from vggt_deploy.ship.fit import Fit, fit, installed_version, numbers, same_version
+from vggt_deploy.ship.fit import (
+    Fit,
+    Version,
+    fit,
+    installed_version,
+    numbers,
+    same_version,
+)
 from vggt_deploy.ship.index import (
     ENGINES,
     ONNX,
@@ -38,6 +44,7 @@ class Verification:
 
     signature: "unsigned", "unproven" (signed, but no key was given to check against) or "valid"
     device: the CUDA device, why there is none, or None where it was not asked for
+    installed: runtime -> version of the TensorRT that is here, or why there is none
     fits: one verdict per engine; empty where the device was not asked for
     advice: what to do next, in words
     """
@@ -48,6 +55,7 @@ class Verification:
     signature: Literal["unsigned", "unproven", "valid"]
     signer: str | None
     device: CudaDevice | str | None
+    installed: dict[str, str]
     fits: tuple[Fit, ...]
     advice: str
 
@@ -91,7 +99,16 @@ def verify(
         }
         index, signature = opened.index, opened.signature
     here = cuda_device() if device else None
-    fits = () if here is None else _fits(index.engines, headers, here)
+    runtimes = sorted({entry.runtime for entry in index.engines}) if device else []
+    installed = {runtime: installed_version(runtime) for runtime in runtimes}
+    fits = (
+        ()
+        if here is None
+        else tuple(
+            fit(entry, headers[entry.name], installed[entry.runtime], here)
+            for entry in index.engines
+        )
+    )
     return Verification(
         bundle=bundle,
         bytes=bundle.stat().st_size,
@@ -99,8 +116,12 @@ def verify(
         signature=signature.state,
         signer=signature.signer,
         device=here,
+        installed={
+            runtime: version if isinstance(version, str) else ".".join(map(str, version))
+            for runtime, version in installed.items()
+        },
         fits=fits,
-        advice=_advice(bundle, index, fits),
+        advice=_advice(bundle, index, fits, installed),
     )
 
 
@@ -206,22 +227,25 @@ def _plan_header(opened: OpenBundle, entry: EngineEntry, manifest: Manifest) -> 
     return header
 
 
-def _fits(
-    engines: Sequence[EngineEntry], headers: dict[str, PlanHeader], device: CudaDevice | str
-) -> tuple[Fit, ...]:
-    installed = {runtime: installed_version(runtime) for runtime in {e.runtime for e in engines}}
-    return tuple(
-        fit(entry, headers[entry.name], installed[entry.runtime], device) for entry in engines
-    )
-
-
-def _advice(bundle: Path, index: Index, fits: tuple[Fit, ...]) -> str:
+def _advice(
+    bundle: Path, index: Index, fits: tuple[Fit, ...], installed: dict[str, Version | str]
+) -> str:
+    """What to do next; "" where the device was not looked at and nothing can be said."""
     runnable = [fit.engine for fit in fits if fit.state == "fits"]
-    unknown = [fit.engine for fit in fits if fit.state == "not known"]
     if runnable:
         return f"vggt-deploy unpack {bundle} --engine {runnable[0]} -o ENGINE"
-    if fits and unknown:
+    unknown = [fit.engine for fit in fits if fit.state == "not known"]
+    if unknown:
         return f"nothing speaks against {', '.join(unknown)}: verify it on a device with a GPU"
+    for found in fits:
+        entry = index.engine(found.engine)
+        others = (f.state for f in found.findings if f.what != "TensorRT version")
+        if isinstance(installed[entry.runtime], str) and "does not fit" not in others:
+            extra = "rtx" if entry.runtime == "tensorrt-rtx" else "tensorrt"
+            return (
+                f"install {entry.runtime} {entry.runtime_version} for {entry.name} "
+                f"(pip install 'vggt-deploy[{extra}]'), and verify again"
+            )
     if index.onnx:
         return (
             f"vggt-deploy rebuild {bundle} -o ENGINE builds the engine on the device that runs it"
