@@ -31,8 +31,6 @@ from vggt_deploy.manifest import read_manifest
 from vggt_deploy.records import EngineRecord, FramesRange, Manifest, ProofRecord
 
 OTHER = "other"
-# Builders also store tables and padding; a plan beyond this has a weight twice, or in float.
-WEIGHTS_TOLERANCE = 1.05
 
 
 @dataclass(frozen=True)

@@ -128,14 +128,15 @@ def expectations(proof: ProofRecord) -> dict[str, LinearExpectation]:
 
 
 def fused_attentions(layers: Iterable[EngineLayer]) -> int:
-    """Softmaxes that share a kernel with two products of the same module."""
-    count = 0
+    """Softmaxes that share a kernel with two products of the same module, in every profile."""
+    fused: dict[str, bool] = {}
     for layer in layers:
         owners = [node.rpartition("/") for node in layer.nodes]
         products = Counter(module for module, _, name in owners if name.startswith("MatMul"))
-        softmaxes = [module for module, _, name in owners if name.startswith("Softmax")]
-        count += sum(products[module] >= 2 for module in softmaxes)
-    return count
+        for node, (module, _, name) in zip(layer.nodes, owners, strict=True):
+            if name.startswith("Softmax"):
+                fused[node] = fused.get(node, True) and products[module] >= 2
+    return sum(fused.values())
 
 
 def float_linears(proof: ProofRecord) -> dict[str, str]:
@@ -207,9 +208,10 @@ class _Engine:
         return self._origins.get((layer.name, tensor.name))
 
     def fuses(self, attention: AttentionExpectation) -> bool:
-        """Whether one kernel has both products and the softmax."""
+        """Whether, in every profile, one kernel has both products and the softmax."""
         wanted = {attention.scores, attention.softmax, attention.values}
-        return any(wanted <= set(layer.nodes) for layer in self.naming.get(attention.softmax, ()))
+        kernels = self.naming.get(attention.softmax, [])
+        return bool(kernels) and all(wanted <= set(kernel.nodes) for kernel in kernels)
 
 
 def _verdict(engine: _Engine, node: str, linear: LinearExpectation) -> str:
