@@ -271,7 +271,11 @@ def _operand_verdict(weight: str, left_is_int8: bool) -> str:
 def _left_is_int8(
     layer: EngineLayer, activations: Sequence[EngineTensor], linear: LinearExpectation
 ) -> bool:
-    """A GEMM's left operand comes first; a fusion lists its operands in any order."""
+    """A GEMM's left operand comes first; a fusion lists its operands in any order.
+
+    Then it is the integer one of the right width: what else a fusion adds (residual, bias, rank-1
+    term) this package leaves in float.
+    """
     if layer.kind == "gemm":
         return activations[0].dtype == "int8"
     widths = {_round_up(linear.inputs, a) for a in _ALIGNMENTS}
