@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ onnx = pytest.importorskip("onnx")
 
 from onnx import TensorProto, helper  # noqa: E402
 
+from vggt_deploy.build import build  # noqa: E402
 from vggt_deploy.build.builder import build_plan  # noqa: E402
 from vggt_deploy.build.expect import expected_attentions, expected_linears  # noqa: E402
 from vggt_deploy.build.settings import BuildSettings  # noqa: E402
+from vggt_deploy.engines.inspect import inspect_engine  # noqa: E402
 from vggt_deploy.engines.kernels import (  # noqa: E402
     float_linears,
     fused_attentions,
@@ -23,7 +26,9 @@ from vggt_deploy.engines.kernels import (  # noqa: E402
     prove,
     short_of_promise,
 )
+from vggt_deploy.engines.tensorrt import inspector  # noqa: E402
 from vggt_deploy.engines.tensorrt.library import Library  # noqa: E402
+from vggt_deploy.errors import BuildError, RuntimeUnavailableError  # noqa: E402
 from vggt_deploy.records import FramesRange, ProofRecord  # noqa: E402
 
 HEAD, TOKENS = 64, 14
@@ -212,9 +217,73 @@ def test_another_engine_proves_nothing(rtx: Library, graph: Any, two_linears: An
     assert len(float_linears(proof)) == 2
 
 
-def test_the_graph_must_be_read(tmp_path: Path) -> None:
-    from vggt_deploy.errors import BuildError
+@pytest.fixture
+def engine(save_artifact: Any, two_linears: Any, tmp_path: Path) -> Path:
+    """A W8A8 engine folder, built by the pipeline."""
+    artifact = save_artifact(tmp_path / "artifact", two_linears())
+    folder = tmp_path / "engine"
+    build(artifact, runtime="tensorrt-rtx", device="rtx4090", output_dir=folder)
+    return folder
 
+
+def test_inspect_tells_what_was_proven(engine: Path) -> None:
+    found = inspect_engine(engine)
+    assert found.header is not None
+    assert found.header.runtime == "tensorrt-rtx"
+    assert found.shares == {key: {"int8": 1.0} for key in ("layers", "flops", "bytes")}
+    assert found.layers == {"block.fc1": 14 * 64 + 256, "block.fc2": 64 * 32 + 128}
+    assert found.plan_weights_bytes is not None
+    assert found.memory[0].frames.min == 1
+    assert found.memory[0].activation_bytes is None  # only a GPU tells
+    assert json.loads(json.dumps(found.to_json()))["proof"]["source"] == "builder layer record"
+
+
+def test_inspect_says_why_it_did_not_ask_the_live_engine(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> str:
+        raise RuntimeUnavailableError("no CUDA device: of this test", "buy one")
+
+    monkeypatch.setattr(inspector, "inspector_json", refuse)
+    found = inspect_engine(engine)
+    assert found.live is None
+    assert found.live_reason == "no CUDA device: of this test"
+
+
+@pytest.mark.parametrize("left, verdict", [("Int8", "int8"), ("Half", "int8-weight")])
+def test_the_live_engine_has_the_last_word(
+    left: str, verdict: str, engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer is written here, as TensorRT 11 would: there is no GPU to ask."""
+
+    def gemm(name: str, inputs: int, outputs: int, dtype: str) -> dict[str, Any]:
+        return {
+            "Name": name,
+            "LayerType": "gemm",
+            "Inputs": [{"Name": "x", "Dimensions": [-1, inputs], "Datatype": dtype}],
+            "Constants": [{"Name": "w", "Dimensions": [inputs, outputs], "Datatype": "Int8"}],
+            "Outputs": [{"Name": "y", "Dimensions": [-1, outputs], "Datatype": "Float"}],
+            "Metadata": f"[ONNX Layer: {name}]",
+        }
+
+    layers = [gemm("block.fc1/MatMul", 14, 64, left), gemm("block.fc2/MatMul", 64, 32, "Int8")]
+    answer = json.dumps({"Layers": layers, "I/O Tensors": []})
+    monkeypatch.setattr(inspector, "inspector_json", lambda *arguments: answer)
+    live = inspect_engine(engine).live
+    assert live is not None
+    assert live.differs == ({} if verdict == "int8" else {"block.fc1": ("int8", verdict)})
+    assert live.shares["layers"][verdict] >= 0.5
+
+
+@pytest.mark.gpu
+def test_the_live_engine_agrees_with_its_builder(engine: Path) -> None:
+    found = inspect_engine(engine)
+    assert found.live_reason is None
+    assert found.live is not None
+    assert found.live.differs == {}
+
+
+def test_the_graph_must_be_read(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"hello, world")
     with pytest.raises(BuildError, match="not a readable ONNX graph"):
         expected_linears(tmp_path / "model.onnx", 1)
