@@ -12,6 +12,7 @@ import pytest
 
 from vggt_deploy.compare import report
 from vggt_deploy.errors import BundleError
+from vggt_deploy.records import CalibrationRecord
 from vggt_deploy.ship import accuracy
 from vggt_deploy.ship.bundle import bundle
 from vggt_deploy.ship.verify import verify
@@ -37,6 +38,7 @@ def write_report(tmp_path: Path) -> Callable[..., Path]:
         rows: list[dict[str, Any]] | None = None,
         model: dict[str, Any] | None = None,
         images: dict[str, Any] | None = None,
+        calibration: dict[str, Any] | None = None,
         **differences: Any,
     ) -> Path:
         identity = {"spec": "random:test", "config": "vggt-test", "kind": "random"}
@@ -45,6 +47,7 @@ def write_report(tmp_path: Path) -> Callable[..., Path]:
             "images": {"frames": 4, "height": 42, "width": 56, **(images or {})},
             "precision": None,
             "layers": {"include": [], "exclude": [], "sensitive": []},
+            "calibration": calibration,
         }
         default = [row("torch", "fp32", "float"), row("onnxruntime", "int8_pc_sym", "static")]
         data = {"schema": 1, "question": question, "rows": default if rows is None else rows}
@@ -107,6 +110,38 @@ def test_another_report(
     with pytest.raises(BundleError, match=message):
         bundle([h200], tmp_path / "b", accuracy=write_report(**differences))
     assert not (tmp_path / "b").exists()
+
+
+def asked(method: str, **images: str) -> dict[str, Any]:
+    return {"method": method, "statistics": False, "images": images}
+
+
+@pytest.mark.parametrize(
+    "calibration, sound",
+    [
+        (asked("percentile:99.9", a="1" * 64, b="2" * 64), True),
+        (asked("percentile", a="1" * 64), True),
+        (asked("mse", a="1" * 64), False),
+        (asked("percentile", a="3" * 64), False),
+        (asked("percentile", b="1" * 64), False),
+        (None, False),
+    ],
+)
+def test_other_pictures_for_calibration_are_other_numbers(
+    write_report: Callable[..., Path],
+    make_engine: Callable[..., Path],
+    tmp_path: Path,
+    calibration: dict[str, Any] | None,
+    sound: bool,
+) -> None:
+    record = CalibrationRecord("percentile 99.99", "0" * 64, {"a": "1" * 64}, {"layer": 0.1})
+    engine = make_engine("calibrated", change={"calibration": record})
+    path = write_report(calibration=calibration)
+    if sound:
+        assert bundle([engine], tmp_path / "b", accuracy=path).index.accuracy is not None
+        return
+    with pytest.raises(BundleError, match="calibrated otherwise"):
+        bundle([engine], tmp_path / "b", accuracy=path)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"schema": NaN}'])

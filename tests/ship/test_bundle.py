@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 from vggt_deploy.errors import ArtifactError, BundleError, UsageError
+from vggt_deploy.ship import bundle as bundle_module
 from vggt_deploy.ship import container
 from vggt_deploy.ship.bundle import bundle
 
@@ -158,6 +160,19 @@ def test_interrupted_work_leaves_nothing_and_the_old_bundle(
         bundle([h200], packed, overwrite=True, progress=interrupt)
     assert packed.read_bytes() == before
     assert not [p for p in packed.parent.iterdir() if p.name.startswith(".vggt")]
+
+
+def test_a_full_disk_is_said_and_nothing_is_kept(
+    h200: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: BinaryIO, *_: object) -> None:
+        file.write(b"some")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(bundle_module, "write_container", full)
+    with pytest.raises(BundleError, match="No space left on device"):
+        bundle([h200], tmp_path / "b")
+    assert not [p for p in tmp_path.iterdir() if p.name.strip(".").startswith("b")]
 
 
 def test_overwriting_is_asked_for_and_meets_only_bundles(packed: Path, h200: Path) -> None:

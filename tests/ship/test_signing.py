@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from vggt_deploy.errors import BundleError, DeployError
+from vggt_deploy.errors import BundleError, DeployError, RuntimeUnavailableError
 from vggt_deploy.ship.bundle import bundle
 from vggt_deploy.ship.verify import unpack, verify
 
@@ -163,3 +164,14 @@ def test_keys_that_are_none(h200: Path, packed: Path, keys: Any, tmp_path: Path)
     with pytest.raises(BundleError, match=r"can't be read"):
         verify(packed, public_key=wrong)
     assert not (tmp_path / "b").exists()
+
+
+def test_without_the_library_nothing_counts_as_checked(
+    signed: Path, packed: Path, keys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    assert verify(packed, device=False).signature == "unsigned"
+    for path, key in ((signed, None), (signed, keys.public), (packed, keys.public)):
+        with pytest.raises(RuntimeUnavailableError, match="can't be made or checked") as raised:
+            verify(path, public_key=key)
+        assert "vggt-deploy[edge]" in raised.value.fix

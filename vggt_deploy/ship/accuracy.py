@@ -58,6 +58,7 @@ def read_card(path: Path, manifest: Manifest) -> AccuracyCard:
     data, report = _read(path)
     try:
         _check_same(path, report["question"], manifest)
+        _check_calibration(path, report["question"], manifest)
         rows = tuple(
             AccuracyRow(row["runtime"], row["accuracy"], row["geometry"])
             for row in report["rows"]
@@ -126,6 +127,24 @@ def _check_same(path: Path, question: dict[str, Any], manifest: Manifest) -> Non
                 f"{path} is about another {name}: {theirs!r}, the engines have {own!r}",
                 "compare the model that is bundled, or leave --accuracy out",
             )
+
+
+def _check_calibration(path: Path, question: dict[str, Any], manifest: Manifest) -> None:
+    """Static scales come from pictures: other pictures, other numbers."""
+    ours = manifest.calibration
+    if ours is None:
+        return
+    theirs = question["calibration"] or {"method": "none", "images": {}}
+    method = str(theirs["method"]).partition(":")[0]  # "percentile:99.9"; ours "percentile 99.9"
+    if (
+        method != ours.method.partition(" ")[0]
+        or not ours.images.items() <= dict(theirs["images"]).items()
+    ):
+        raise BundleError(
+            f"{path} is about activations calibrated otherwise ({theirs['method']}, "
+            f"{len(theirs['images'])} pictures; the engines: {ours.method}, {len(ours.images)})",
+            "give compare the same --calibrate as export, or leave --accuracy out",
+        )
 
 
 def _label(row: dict[str, Any]) -> str:

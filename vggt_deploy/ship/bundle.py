@@ -107,6 +107,11 @@ def bundle(
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(target)
+        except OSError as error:
+            raise BundleError(
+                f"{error.filename or target}: {error.strerror}; nothing is kept",
+                "free some space on that disk, or write to another one with -o FILE",
+            ) from error
         finally:
             unfinished.unlink(missing_ok=True)
     return BundleInfo(output, target.stat().st_size, sha256(text).hexdigest(), index)

@@ -21,7 +21,7 @@ import hashlib
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -136,18 +136,16 @@ def check_members(
     for member in bundle.index.files:
         bundle.file.seek(bundle.offsets[member.path] - BLOCK)
         _expect_header(bundle.path, bundle.file, member.path, member.bytes)
-        target = sink(member) if sink is not None else None
         digest, left = hashlib.sha256(), member.bytes
-        while left and (chunk := bundle.file.read(min(_CHUNK, left))):
-            digest.update(chunk)
-            if target is not None:
-                target.write(chunk)
-            left -= len(chunk)
-            done += len(chunk)
-            if progress is not None:
-                progress("checking", done, total)
-        if target is not None:
-            target.close()
+        with (sink(member) if sink is not None else None) or nullcontext() as target:
+            while left and (chunk := bundle.file.read(min(_CHUNK, left))):
+                digest.update(chunk)
+                if target is not None:
+                    target.write(chunk)
+                left -= len(chunk)
+                done += len(chunk)
+                if progress is not None:
+                    progress("checking", done, total)
         if digest.hexdigest() != member.sha256:
             raise BundleError(
                 f"{bundle.path}: {member.path} was changed: SHA-256 {digest.hexdigest()[:16]}…, "
