@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from vggt_deploy.build import builder
+from vggt_deploy.build import plan_file
 from vggt_deploy.build.builder import BuiltPlan, build_plan
+from vggt_deploy.build.configure import configure
 from vggt_deploy.build.settings import BuildSettings
 from vggt_deploy.engines.kernels import parse_layer_record
 from vggt_deploy.engines.tensorrt.library import Library
 from vggt_deploy.errors import BuildError
-from vggt_deploy.records import FramesRange
+from vggt_deploy.records import FileRecord, FramesRange
 
 ONE = (FramesRange(1, 2, 5),)
 ADA = ((8, 9),)
@@ -27,18 +28,19 @@ SETTINGS = BuildSettings(ONE, targets=ADA)
 def build(rtx: Library, graph: Any) -> Callable[..., BuiltPlan]:
     """A model and settings -> what TensorRT-RTX makes of them."""
 
-    def run(model: Any, settings: BuildSettings = SETTINGS, **options: Any) -> BuiltPlan:
-        return build_plan(rtx, graph(model), settings, **options)
+    def run(
+        model: Any, settings: BuildSettings = SETTINGS, plan: Path | None = None, **options: Any
+    ) -> BuiltPlan:
+        return build_plan(rtx, graph(model), settings, plan, **options)
 
     return run
 
 
 def test_a_plan_and_what_is_known_of_it(build: Any, two_linears: Any, tmp_path: Path) -> None:
-    built = build(two_linears())
-    record = built.write(tmp_path / "model.engine")
+    built = build(two_linears(), SETTINGS, tmp_path / "model.engine")
     content = (tmp_path / "model.engine").read_bytes()
     assert content[:4] == b"vtrt"
-    assert (record.bytes, record.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert built.file == FileRecord(len(content), hashlib.sha256(content).hexdigest())
     assert built.layers_source == "builder layer record"
     named = {node for layer in parse_layer_record(built.layers) for node in layer.nodes}
     assert {"block.fc1/MatMul", "block.fc2/MatMul"} <= named
@@ -50,39 +52,28 @@ def test_a_plan_and_what_is_known_of_it(build: Any, two_linears: Any, tmp_path: 
     assert built.peak_rss_bytes > 2**20
 
 
-def test_the_plan_is_written_from_tensorrts_memory(
-    build: Any, two_linears: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    built = build(two_linears())
-    assert not isinstance(built.plan, bytes | bytearray)
-    whole = built.write(tmp_path / "whole")
-    monkeypatch.setattr(builder, "_WRITE_BYTES", 1000)
-    assert built.write(tmp_path / "parts") == whole
-    assert (tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes()
-
-
 def test_every_profile_brings_its_kernels(build: Any, two_linears: Any) -> None:
     three = (FramesRange(1, 1, 1), FramesRange(2, 3, 4), FramesRange(5, 5, 5))
     one, more = build(two_linears()), build(two_linears(), BuildSettings(three, targets=ADA))
     assert more.layers.count("block.fc1/MatMul") == 3 * one.layers.count("block.fc1/MatMul")
-    assert more.plan.nbytes > one.plan.nbytes
+    assert more.file.bytes > one.file.bytes
 
 
 def test_more_targets_cost_next_to_nothing(build: Any, two_linears: Any) -> None:
     four = ((8, 0), (8, 6), (8, 9), (12, 0))
     one, more = build(two_linears()), build(two_linears(), BuildSettings(ONE, targets=four))
-    assert one.plan.nbytes <= more.plan.nbytes < one.plan.nbytes + 20_000
+    assert one.file.bytes <= more.file.bytes < one.file.bytes + 20_000
 
 
 def test_a_fixed_number_of_frames_needs_no_profile(build: Any, two_linears: Any) -> None:
-    assert build(two_linears(frames=3), BuildSettings((), targets=ADA)).plan.nbytes
+    assert build(two_linears(frames=3), BuildSettings((), targets=ADA)).file.bytes
 
 
 def test_tf32_is_what_was_asked(rtx: Library) -> None:
     trt = rtx.trt
     config = trt.Builder(rtx.error_log()).create_builder_config()
     for wanted in (True, False):
-        flags = builder._configure(rtx, config, BuildSettings(ONE, targets=ADA, tf32=wanted))
+        flags = configure(rtx, config, BuildSettings(ONE, targets=ADA, tf32=wanted))
         assert config.get_flag(trt.BuilderFlag.TF32) is wanted
         assert flags == (("TF32",) if wanted else ())
 
@@ -93,7 +84,7 @@ def test_what_is_set_is_what_was_asked(rtx: Library) -> None:
     settings = BuildSettings(
         ONE, targets=((8, 6), (12, 0)), optimization_level=1, workspace_bytes=2**28
     )
-    builder._configure(rtx, config, settings)
+    configure(rtx, config, settings)
     assert config.builder_optimization_level == 1
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 2**28
     assert config.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
@@ -137,6 +128,28 @@ def test_a_file_that_is_no_graph(rtx: Library, tmp_path: Path) -> None:
     path.write_bytes(b"no graph at all")
     with pytest.raises(BuildError, match=r"refuses graph\.onnx"):
         build_plan(rtx, path, SETTINGS)
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk(build: Any, two_linears: Any, tmp_path: Path) -> None:
+    full = tmp_path / "full.engine"
+    full.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        build(two_linears(), SETTINGS, full)
+    assert not full.is_symlink()
+
+
+def test_as_a_whole_and_in_parts_it_is_the_same_plan(
+    build: Any, two_linears: Any, rtx: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT 10.3 has no stream; the real builder without it stands for that."""
+    build(two_linears(), SETTINGS, tmp_path / "parts")
+    monkeypatch.delattr(rtx.trt.Builder, "build_serialized_network_to_stream")
+    monkeypatch.setattr(plan_file, "_PART_BYTES", 1000)
+    whole = build(two_linears(), SETTINGS, tmp_path / "whole")
+    content = (tmp_path / "whole").read_bytes()
+    assert whole.file == FileRecord(len(content), hashlib.sha256(content).hexdigest())
+    assert abs(len(content) - (tmp_path / "parts").stat().st_size) < 1000
 
 
 def test_progress_comes_from_the_callers_thread_and_reaches_the_end(
@@ -175,6 +188,6 @@ def test_an_exception_in_the_builders_thread_arrives(
     def broken(*_: Any) -> None:
         raise TypeError("incompatible function arguments")
 
-    monkeypatch.setattr(rtx.trt.Builder, "build_serialized_network", broken)
+    monkeypatch.setattr(rtx.trt.Builder, "build_serialized_network_to_stream", broken)
     with pytest.raises(TypeError, match="incompatible"):
         build_plan(rtx, graph(two_linears()), SETTINGS)

@@ -52,7 +52,7 @@ def test_an_engine_folder_says_all_about_itself(run: Any, artifact: Path, tmp_pa
     assert manifest == result.manifest
     assert listing(tmp_path) == ["artifact", "engine"]
     assert listing(result.folder) == ["manifest.json", "model.engine"]
-    assert set(result.seconds) == {"hashes", "check", "build", "write", "proof"}
+    assert set(result.seconds) == {"hashes", "check", "build", "proof"}
     assert (manifest.kind, manifest.graphs, manifest.frames) == ("engine", {}, source.frames)
     same = ("model", "variant", "precision", "height", "width", "outputs", "layers")
     assert [getattr(manifest, n) for n in same] == [getattr(source, n) for n in same]
@@ -192,7 +192,7 @@ def test_an_engine_is_replaced_only_when_asked(run: Any, artifact: Path) -> None
 def test_stages_are_shown_in_order(run: Any, artifact: Path) -> None:
     stages: list[str] = []
     run(artifact, progress=lambda stage, done, total: stages.append(stage))
-    assert list(dict.fromkeys(stages)) == ["hashes", "check", "build", "write", "proof"]
+    assert list(dict.fromkeys(stages)) == ["hashes", "check", "build", "proof"]
 
 
 def proof(computes: str, unfused: tuple[str, ...] = ()) -> ProofRecord:
@@ -222,9 +222,10 @@ class TestStripped:
         gpu = CudaDevice(0, "RTX 4090", "8.9", 2**34, 2**34, (13, 0), (13, 0), None)
         real = pipeline.build_plan
 
-        def whole_plan(library: Any, graph: Path, settings: Any, **options: Any) -> Any:
+        def whole_plan(library: Any, graph: Path, settings: Any, plan: Path, **options: Any) -> Any:
             assert settings.strip
-            return real(library, graph, dataclasses.replace(settings, strip=False), **options)
+            whole = dataclasses.replace(settings, strip=False)
+            return real(library, graph, whole, plan, **options)
 
         monkeypatch.setattr(pipeline, "cuda_device", lambda: gpu)
         monkeypatch.setattr(pipeline, "build_plan", whole_plan)

@@ -8,6 +8,7 @@ elsewhere.
 from __future__ import annotations
 
 import json
+import mmap
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,7 +82,7 @@ class Config:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "deep" / "kernels.timing"
+    return tmp_path / "kernels.timing"
 
 
 def times_in(path: Path) -> dict[str, int]:
@@ -147,8 +148,12 @@ def test_a_mismatch_is_never_ignored(path: Path) -> None:
     assert times_in(path) == {"gemm": 5}
 
 
+def test_the_folder_is_made(tmp_path: Path) -> None:
+    run(tmp_path / "deep" / "er" / "kernels.timing", {"gemm": 5})
+    assert times_in(tmp_path / "deep" / "er" / "kernels.timing") == {"gemm": 5}
+
+
 def test_a_damaged_file(path: Path) -> None:
-    path.parent.mkdir()
     path.write_bytes(b"{")
     with pytest.raises(BuildError, match="does not accept the timing cache"):
         run(path, {})
@@ -207,7 +212,7 @@ def make_module(events: list[str], *, loads: bool = True, refits: bool = True) -
             config.cache.times["gemm"] = 5
             events.append(f"build {sorted(config.flags)}")
             self.log.log(4, "[MemUsageStats] Total Weights Memory: 1234 bytes")
-            return b"ftrt plan"
+            return b"ftrt plan"  # and no stream, as in 10.3
 
     class Engine:
         num_optimization_profiles = 2
@@ -223,7 +228,8 @@ def make_module(events: list[str], *, loads: bool = True, refits: bool = True) -
         def __init__(self, log: Any) -> None:
             self.log = log
 
-        def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
+        def deserialize_cuda_engine(self, plan: mmap.mmap) -> Engine | None:
+            assert plan[:] == b"ftrt plan"
             events.append("load")
             if not loads:
                 self.log.log(severity.ERROR, "out of memory")
@@ -268,7 +274,7 @@ def settings(path: Path, **changes: Any) -> BuildSettings:
 def test_tensorrt_is_asked_by_its_inspector(path: Path) -> None:
     events: list[str] = []
     library = Library(make_module(events), "tensorrt", "10.16.1.11")
-    built = build_plan(library, Path("model.onnx"), settings(path))
+    built = build_plan(library, path.with_name("model.onnx"), settings(path))
     shapes = "('images', (1, 1, 3, 14, 14), (1, 2, 3, 14, 14), (1, 5, 3, 14, 14))"
     assert events == [shapes, "build ['TF32']", "load", "inspect"]
     assert (built.layers, built.layers_source) == ('{"Layers": []}', "engine inspector")
@@ -280,7 +286,7 @@ def test_tensorrt_is_asked_by_its_inspector(path: Path) -> None:
 def test_stripped_means_that_the_weights_can_be_put_back(path: Path) -> None:
     events: list[str] = []
     library = Library(make_module(events), "tensorrt", "10.16.1.11")
-    built = build_plan(library, Path("model.onnx"), settings(path, strip=True))
+    built = build_plan(library, path.with_name("model.onnx"), settings(path, strip=True))
     assert built.flags == ("TF32", "STRIP_PLAN", "REFIT_IDENTICAL")
     assert events[2:] == ["load", "read model.onnx", "refit", "inspect"]
 
@@ -288,10 +294,11 @@ def test_stripped_means_that_the_weights_can_be_put_back(path: Path) -> None:
 def test_a_stripped_plan_that_takes_no_weights_is_refused(path: Path) -> None:
     library = Library(make_module([], refits=False), "tensorrt", "10.16.1.11")
     with pytest.raises(BuildError, match=r"1 weights .* not in model\.onnx: block\.q"):
-        build_plan(library, Path("model.onnx"), settings(path, strip=True))
+        build_plan(library, path.with_name("model.onnx"), settings(path, strip=True))
 
 
 def test_a_plan_that_does_not_load(path: Path) -> None:
     library = Library(make_module([], loads=False), "tensorrt", "10.16.1.11")
     with pytest.raises(BuildError, match="just built:\n    out of memory"):
-        build_plan(library, Path("model.onnx"), settings(path))
+        build_plan(library, path.with_name("model.onnx"), settings(path))
+    assert not path.with_name("model.engine").exists()

@@ -4,8 +4,9 @@ The verb is `vggt_deploy.api.build`; the modules, in the order in which the work
 
     profiles     devices, as TOML               machine      the GPU that is here, or none
     settings     what is asked of TensorRT      check        what it would refuse, said first
-    builder      graph -> plan                  monitor      its progress
-    interrupt    Ctrl-C meanwhile               timing       kernels timed before
+    configure    settings -> TensorRT's own     timing       kernels timed before
+    builder      graph -> plan                  plan_file    the plan on its way to disk
+    monitor      how far it is                  interrupt    Ctrl-C meanwhile
     expect       what has to be proven          pipeline     all of it
 """
 

@@ -1,6 +1,6 @@
 """The build stage: artifact + device profile -> engine folder.
 
-    manifest, hashes ─► device profile ─► TensorRT, GPU ─► check the graph ─► build ─► plan to disk
+    manifest, hashes ─► device profile ─► TensorRT, GPU ─► check the graph ─► build, to disk
     ─► prove what it computes in ─► manifest ─► rename into place
 
 Nothing is visible under the target name until all of it is done. An engine that does not compute in
@@ -192,15 +192,16 @@ def _estimate(job: _Job) -> int:
 
 
 def _write_engine(job: _Job, folder: Path, report: Progress, clock: _Clock) -> Manifest:
-    built = build_plan(job.library, job.graph, job.settings, progress=report)
+    plan = folder / ENGINE_NAME
+    built = build_plan(job.library, job.graph, job.settings, plan, progress=report)
+    files = {ENGINE_NAME: built.file}
     clock.lap("build")
-    report("write", 0, 0)
-    files = {ENGINE_NAME: built.write(folder / ENGINE_NAME)}
     if job.settings.strip:
+        report("weights", 0, 0)
         for name in (job.graph.name, WEIGHTS_NAME):
             shutil.copyfile(job.artifact / name, folder / name)
             files[name] = FileRecord((folder / name).stat().st_size, hash_file(folder / name))
-    clock.lap("write")
+        clock.lap("weights")
     report("proof", 0, 0)
     proof = _prove(job, built)
     broken = broken_promises(job.manifest, proof)
