@@ -143,7 +143,8 @@ def test_engines_that_triton_can_not_serve(
     "options, disabled, labels, activations, level",
     [
         ({}, (), {"a": "int8"}, "float", None),
-        ({"session.qdq_matmulnbits_accuracy_level": "1"}, (), {"a": "int8"}, "float", None),
+        ({"session.qdq_matmulnbits_accuracy_level": "1"}, (), {"a": "int8"}, "float", 2),
+        ({"session.qdq_matmulnbits_accuracy_level": "4"}, (), {"a": "int8"}, "dynamic", 2),
         ({"session.qdq_matmulnbits_accuracy_level": "1"}, (), {"a": "int4_g64"}, "float", 2),
         ({}, ("MatMulAddFusion",), {"a": "int8"}, "static", 2),
         ({"session.use_device_allocator_for_initializers": "1"}, (), {}, "float", None),

@@ -148,17 +148,18 @@ def _graph_level(
             f"{name} needs ONNX Runtime settings that Triton can't pass on: {', '.join(options)}",
             "serve another scheme, or a TensorRT engine",
         )
-    if not graph.disabled_optimizers and (accuracy is None or not four_bit):
-        return None, ()
     reasons = []
     if graph.disabled_optimizers:
         reasons.append(f"{', '.join(graph.disabled_optimizers)} must be off")
-    if accuracy is not None and four_bit:
+    if accuracy is not None:
+        # Weights of 8 bit become MatMulNBits as well as those of 4.
         reasons.append(f"{_ACCURACY_LEVEL} must be {accuracy}")
+    if not reasons:
+        return None, ()
     note = (
         f"graph optimizations are off (level {_OFF}): {' and '.join(reasons)}, which Triton's ONNX "
-        "Runtime back end can't be told. Results are the same, but slower than with `vggt-deploy "
-        "run`; a TensorRT engine has no such limit"
+        "Runtime back end can't be told. Results are those of `vggt-deploy run` up to rounding, "
+        "and take longer; a TensorRT engine has no such limit"
     )
     return _OFF, (note,)
 
