@@ -22,7 +22,6 @@ from vggt_deploy.build.interrupt import postponed
 from vggt_deploy.build.monitor import PERMILLE, BuildProgress, make_monitor
 from vggt_deploy.build.plan_file import PlanFile, make_stream_writer, writing_plan
 from vggt_deploy.build.settings import BuildSettings
-from vggt_deploy.compare.memory import peak_rss_bytes
 from vggt_deploy.engines.kernels import Source
 from vggt_deploy.engines.layer_record import RECORD_BEGIN
 from vggt_deploy.engines.tensorrt.library import Library
@@ -98,7 +97,7 @@ def build_plan(
         layers=layers,
         layers_source=source,
         seconds=seconds,
-        peak_rss_bytes=peak_rss_bytes()[0],
+        peak_rss_bytes=_peak_rss_bytes(),
         weights_bytes=_weights_bytes(log.records),
         activation_bytes=activations,
         flags=flags,
@@ -217,12 +216,20 @@ def _write_plan(
     target: PlanFile,
 ) -> bool:
     """In TensorRT's thread: build, and write the plan as it comes (in 10.3: as a whole)."""
-    trt = library.trt
-    if hasattr(builder, "build_serialized_network_to_stream"):
-        writer = make_stream_writer(trt, target)
+    writer = make_stream_writer(library.trt, target)
+    if writer is not None and hasattr(builder, "build_serialized_network_to_stream"):
         return bool(builder.build_serialized_network_to_stream(network, config, writer))
     plan = builder.build_serialized_network(network, config)
     return plan is not None and target.write(plan) > 0
+
+
+def _peak_rss_bytes() -> int:
+    """The most memory that this process had. VmHWM starts at zero with the process; ru_maxrss would
+    be inherited from a bigger parent. TensorRT's machines (Linux) all have it.
+    """
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match is not None, "every Linux since 2.6 has VmHWM"
+    return int(match[1]) * 1024
 
 
 def _weights_bytes(records: tuple[str, ...]) -> int | None:

@@ -62,16 +62,20 @@ def writing_plan(path: Path) -> Iterator[PlanFile]:
             raise
 
 
-def make_stream_writer(trt: ModuleType, plan: PlanFile) -> Any:
-    """An IStreamWriter that writes to `plan`. The class is made here because its base exists only
-    once a TensorRT is imported (and not in 10.3).
+def make_stream_writer(trt: ModuleType, plan: PlanFile) -> Any | None:
+    """An IStreamWriter that writes to `plan`, None where TensorRT has none (10.3). The class is made
+    here because its base exists only once a TensorRT is imported.
     """
+    if not hasattr(getattr(trt, "IStreamWriter", None), "write"):
+        return None
 
     class Writer(trt.IStreamWriter):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
-            trt.IStreamWriter.__init__(self)
+            super().__init__()
 
-        def write(self, data: bytes) -> int:
+        def write(self, data: bytes, size: int = 0) -> int:
+            # TensorRT calls it with the bytes alone, as its documentation says; the signature that
+            # the binding shows has a size too.
             return plan.write(data)
 
     return Writer()
