@@ -63,8 +63,8 @@ def writing_plan(path: Path) -> Iterator[PlanFile]:
 
 
 def make_stream_writer(trt: ModuleType, plan: PlanFile) -> Any | None:
-    """An IStreamWriter that writes to `plan`, None where TensorRT has none (10.3). The class is made
-    here because its base exists only once a TensorRT is imported.
+    """An IStreamWriter that writes to `plan`, None where TensorRT has none (10.3). The class is
+    made here because its base exists only once a TensorRT is imported.
     """
     if not hasattr(getattr(trt, "IStreamWriter", None), "write"):
         return None
