@@ -108,6 +108,9 @@ def test_images_run_as_a_user_and_say_whether_they_are_healthy(path: Path) -> No
         mine = [item for item in read_dockerfile(path.read_text()) if item.stage == stage]
         names = [item.name for item in mine]
         assert next(i.text for i in mine if i.name == "USER") == "${USER_ID}:${GROUP_ID}"
+        # Podman and Buildah, unlike BuildKit, do not inherit arguments: the user would be ":".
+        declared = {i.text for i in mine[: names.index("USER")] if i.name == "ARG"}
+        assert {"USER_ID=1000", "GROUP_ID=1000"} <= declared, stage
         assert "RUN" not in names[names.index("USER") :], "what is installed belongs to root"
         health = next(item.text for item in mine if item.name == "HEALTHCHECK")
         command = json.loads(health.partition("CMD ")[2])
