@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
@@ -19,7 +17,21 @@ from vggt_deploy import __version__, api, options
 from vggt_deploy.cli import app
 from vggt_deploy.errors import ArtifactError, UsageError
 
-COMMANDS = ("schemes", "export", "compare", "run", "doctor", "sample-images")
+COMMANDS = (
+    "schemes",
+    "calibrate",
+    "export",
+    "compare",
+    "build",
+    "inspect",
+    "run",
+    "bundle",
+    "verify",
+    "unpack",
+    "rebuild",
+    "doctor",
+    "sample-images",
+)
 HEAVY = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tensorrt", "matplotlib", "numpy")
 
 
@@ -182,6 +194,14 @@ def test_export_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ("run", ["run", "artifact", "--images", "pictures", "-o", "out"]),
         ("compare", ["compare", "--images", "pictures", "-o", "out"]),
         ("export", ["export", "--scheme", "fp32", "-o", "out"]),
+        ("calibrate", ["calibrate", "--images", "pictures", "-o", "out"]),
+        ("build", ["build", "A", "--runtime", "tensorrt", "--device", "h200", "-o", "out"]),
+        ("inspect", ["inspect", "engine"]),
+        ("bundle", ["bundle", "one", "two", "-o", "out"]),
+        ("triton_repository", ["bundle", "one", "--format", "triton", "-o", "out"]),
+        ("verify", ["verify", "file"]),
+        ("unpack", ["unpack", "file", "-o", "out"]),
+        ("rebuild", ["rebuild", "file", "-o", "out"]),
     ],
 )
 def test_options_left_out_are_the_defaults_of_the_function(
@@ -195,6 +215,58 @@ def test_options_left_out_are_the_defaults_of_the_function(
         default = signature.parameters[name].default
         if default is not inspect.Parameter.empty and name != "progress":
             assert value == default, name
+
+
+def test_build_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = stop_at(monkeypatch, "build", ArtifactError("stop", "here"))
+    call(
+        *("build", "artifacts/A", "--runtime", "tensorrt-rtx", "--device", "my/card.toml"),
+        *("--frames", "1", "--frames", "2:4:8", "--strip", "--accept-float", "--overwrite"),
+        *("--timing-cache", "cache"),
+    )
+    assert fake.call_args.args == (Path("artifacts/A"),)
+    given = dict(fake.call_args.kwargs)
+    assert callable(given.pop("progress"))
+    assert given == {
+        "runtime": "tensorrt-rtx",
+        "device": "my/card.toml",
+        "output_dir": Path("A-card"),
+        "frames": ((1, 1, 1), (2, 4, 8)),
+        "strip": True,
+        "accept_float": True,
+        "timing_cache_dir": Path("cache"),
+        "overwrite": True,
+    }
+
+
+def test_static_activations_need_pictures_and_nothing_else_takes_them() -> None:
+    with pytest.raises(UsageError, match="need --calibrate"):
+        options.calibration("static", None, None)
+    with pytest.raises(UsageError, match="--calibrate has no meaning with float"):
+        options.calibration("float", Path("pictures"), None)
+    with pytest.raises(UsageError, match="--calibration-method has no meaning with dynamic"):
+        options.calibration("dynamic", None, "mse")
+    assert options.calibration("float", None, None) == {}
+    assert options.calibration("static", Path("p"), None) == {"calibrate": Path("p")}
+    assert options.calibration("static", Path("p"), "mse")["calibration_method"] == "mse"
+
+
+def test_the_two_bundle_formats_refuse_each_others_options() -> None:
+    def parse(text: str, **given: object) -> str:
+        return options.parse_bundle_format(
+            text,
+            only_bundle={"--sign": given.get("sign")},
+            only_triton={"--model-name": given.get("name")},
+        )
+
+    assert parse("bundle", sign="key") == "bundle"
+    assert parse("triton", name="vggt") == "triton"
+    with pytest.raises(UsageError, match="--format triton has no --sign"):
+        parse("triton", sign="key")
+    with pytest.raises(UsageError, match="--format bundle has no --model-name"):
+        parse("bundle", name="vggt")
+    with pytest.raises(UsageError, match="unknown format 'zip'"):
+        parse("zip")
 
 
 # --- errors
@@ -340,23 +412,8 @@ def test_help_imports_nothing_heavy() -> None:
         "except SystemExit:\n"
         f"    print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)\n"
     )
-    for arguments in (["--help"], ["export", "--help"], ["compare", "--help"], ["--version"]):
+    for arguments in (["--help"], ["build", "--help"], ["compare", "--help"], ["--version"]):
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
         )
         assert done.stderr.strip() == "[]", arguments
-
-
-def test_help_answers_at_once() -> None:
-    """Best of five, so that a busy machine does not decide; it takes about 0.15 s."""
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "vggt_deploy", "--help"],
-            capture_output=True,
-            check=True,
-            env={**os.environ, "COLUMNS": "100"},
-        )
-        seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 0.5

@@ -170,9 +170,9 @@ def test_a_newer_schema_is_named_before_anything_else_is_looked_at(artifact: Pat
 
 def test_an_older_schema_is_refused_with_its_own_message(artifact: Path) -> None:
     edit(artifact, lambda data: data.update(schema=SCHEMA - 1))
-    with pytest.raises(ArtifactError, match=f"has schema {SCHEMA - 1}.*older") as raised:
+    with pytest.raises(ArtifactError, match=f"has schema {SCHEMA - 1}") as raised:
         read_manifest(artifact)
-    assert "again" in raised.value.fix
+    assert "an older vggt-deploy wrote it" in raised.value.fix
 
 
 @pytest.mark.parametrize("schema", [0, -1, "1", 1.0, True, None])

@@ -149,17 +149,18 @@ def default_engine(artifact: Path, device: str) -> Path:
     return Path(f"{artifact.resolve().name}-{stem}")
 
 
-def parse_bundle_format(text: str, **only_in_bundles: Path | None) -> Literal["bundle", "triton"]:
-    """`--format`; the options that only a bundle has are refused beside triton."""
-    if text == "bundle":
-        return "bundle"
-    if text != "triton":
+def parse_bundle_format(
+    text: str, *, only_bundle: dict[str, object], only_triton: dict[str, object]
+) -> Literal["bundle", "triton"]:
+    """`--format`; options that only the other one has (those not None) are refused."""
+    known: dict[str, Literal["bundle", "triton"]] = {"bundle": "bundle", "triton": "triton"}
+    if text not in known:
         raise UsageError(f"unknown format {text!r}", "use --format bundle or --format triton")
-    for name, value in only_in_bundles.items():
+    others = only_triton if text == "bundle" else only_bundle
+    for option, value in others.items():
         if value is not None:
-            option = "--" + name.replace("_", "-")
-            raise UsageError(f"a Triton repository has no {option}", f"leave {option} out")
-    return "triton"
+            raise UsageError(f"--format {text} has no {option}", f"leave {option} out")
+    return known[text]
 
 
 def parse_picture_size(text: str) -> tuple[int, int]:

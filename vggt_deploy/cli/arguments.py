@@ -62,11 +62,23 @@ Images = Annotated[Path, typer.Option("--images", help="A folder of images, or a
 MaxImages = Annotated[
     int | None, typer.Option("--max-images", min=1, help="Use the first N images only.")
 ]
+AcceptFloat = Annotated[
+    bool,
+    typer.Option(
+        "--accept-float", help="Keep the engine even if it computes in less than the scheme says."
+    ),
+]
+Calibrate = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibrate",
+        metavar="DIR",
+        help="Static activations: a folder of your images, or what `calibrate` wrote.",
+    ),
+]
 CalibrationMethod = Annotated[
     str | None,
-    typer.Option(
-        "--calibration-method", help="absmax, percentile or mse: the range that a scale covers."
-    ),
+    typer.Option("--calibration-method", help="absmax, mse, percentile or percentile:P."),
 ]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad-images", help="Leave unreadable images out instead of stopping.")

@@ -11,6 +11,7 @@ import typer
 from vggt_deploy import options
 from vggt_deploy.cli.app import app
 from vggt_deploy.cli.arguments import (
+    AcceptFloat,
     Images,
     Json,
     MaxImages,
@@ -50,12 +51,7 @@ def build(
         bool,
         typer.Option("--strip", help="Leave the weights out; they are refitted when it loads."),
     ] = False,
-    accept_float: Annotated[
-        bool,
-        typer.Option(
-            "--accept-float", help="Keep the engine even if layers that promise integers are float."
-        ),
-    ] = False,
+    accept_float: AcceptFloat = False,
     timing_cache: Annotated[
         Path | None,
         typer.Option("--timing-cache", metavar="DIR", help="Where kernel timings are kept."),

@@ -12,6 +12,7 @@ import typer
 from vggt_deploy import options
 from vggt_deploy.cli.app import app
 from vggt_deploy.cli.arguments import (
+    Calibrate,
     CalibrationMethod,
     Config,
     Exclude,
@@ -102,14 +103,7 @@ def export(
             "--activations", help="float (weight-only), static (calibrated) or dynamic (CPU only)."
         ),
     ] = "float",
-    calibrate: Annotated[
-        Path | None,
-        typer.Option(
-            "--calibrate",
-            metavar="DIR",
-            help="Static activations: a folder of your images, or what `calibrate` wrote.",
-        ),
-    ] = None,
+    calibrate: Calibrate = None,
     calibration_method: CalibrationMethod = None,
     precision: Precision = None,
     outputs: Outputs = "all",
@@ -196,6 +190,8 @@ def compare(
     include: Include = None,
     exclude: Exclude = None,
     sensitive: Sensitive = None,
+    calibrate: Calibrate = None,
+    calibration_method: CalibrationMethod = None,
     config: Config = None,
     revision: Revision = None,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed runs per variant.")] = 5,
@@ -223,6 +219,8 @@ def compare(
         "include": tuple(include or ()),
         "exclude": tuple(exclude or ()),
         "sensitive": tuple(sensitive or ()),
+        "calibrate": calibrate,
+        **({} if calibration_method is None else {"calibration_method": calibration_method}),
     }
     from vggt_deploy import api
 

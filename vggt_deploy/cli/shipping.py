@@ -10,7 +10,7 @@ import typer
 
 from vggt_deploy import options
 from vggt_deploy.cli.app import app
-from vggt_deploy.cli.arguments import Json, Overwrite
+from vggt_deploy.cli.arguments import AcceptFloat, Json, Overwrite
 
 Bundle = Annotated[Path, typer.Argument(help="A file that `vggt-deploy bundle` wrote.")]
 PublicKey = Annotated[
@@ -54,16 +54,31 @@ def bundle(
             help="Sign with this Ed25519 key (openssl genpkey -algorithm ed25519).",
         ),
     ] = None,
+    model_name: Annotated[
+        str | None, typer.Option("--model-name", help="triton: name of the model, if it is one.")
+    ] = None,
+    instances: Annotated[
+        int, typer.Option("--instances", min=1, help="triton: instances on each GPU.")
+    ] = 1,
     overwrite: Overwrite = False,
 ) -> None:
     """Engines -> one checked file for devices, or an NVIDIA Triton model repository."""
-    chosen = options.parse_bundle_format(form, with_onnx=with_onnx, accuracy=accuracy, sign=sign)
+    chosen = options.parse_bundle_format(
+        form,
+        only_bundle={"--with-onnx": with_onnx, "--accuracy": accuracy, "--sign": sign},
+        only_triton={
+            "--model-name": model_name,
+            "--instances": None if instances == 1 else instances,
+        },
+    )
     from vggt_deploy import api, progress
     from vggt_deploy.engine_tables import print_bundle
     from vggt_deploy.tables import console
 
     if chosen == "triton":
-        names = api.triton_repository(engines, output, overwrite=overwrite)
+        names = api.triton_repository(
+            engines, output, name=model_name, instances_per_gpu=instances, overwrite=overwrite
+        )
         typer.echo(f"{output}: {', '.join(names)}")
         return
     with progress.shown() as shown:
@@ -82,9 +97,10 @@ def bundle(
 @app.command()
 def verify(file: Bundle, public_key: PublicKey = None, as_json: Json = False) -> None:
     """Check a bundle before anything in it is loaded, and say whether this device can run it."""
-    from vggt_deploy import api
+    from vggt_deploy import api, progress
 
-    verification = api.verify(file, public_key=public_key)
+    with progress.shown() as shown:
+        verification = api.verify(file, public_key=public_key, progress=shown)
     if as_json:
         typer.echo(json.dumps(verification.to_json(), indent=1))
         return
@@ -105,9 +121,17 @@ def unpack(
     overwrite: Overwrite = False,
 ) -> None:
     """Bundle -> engine folder for `run`, after checking all of it."""
-    from vggt_deploy import api
+    from vggt_deploy import api, progress
 
-    folder = api.unpack(file, output, engine=engine, public_key=public_key, overwrite=overwrite)
+    with progress.shown() as shown:
+        folder = api.unpack(
+            file,
+            output,
+            engine=engine,
+            public_key=public_key,
+            overwrite=overwrite,
+            progress=shown,
+        )
     typer.echo(f"{folder}: run it with `vggt-deploy run {folder} --images DIR -o OUT`")
 
 
@@ -123,6 +147,7 @@ def rebuild(
         str | None, typer.Option("--runtime", help="Default: that of the engine in the bundle.")
     ] = None,
     public_key: PublicKey = None,
+    accept_float: AcceptFloat = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Make the engine on this device, from the ONNX inside a bundle."""
@@ -137,6 +162,7 @@ def rebuild(
             device=device,
             runtime=runtime,
             public_key=public_key,
+            accept_float=accept_float,
             overwrite=overwrite,
             progress=shown,
         )
