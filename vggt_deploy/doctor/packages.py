@@ -23,7 +23,7 @@ PACKAGES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
         ),
     ),
     "compare": ("cpu", (("matplotlib", "matplotlib"), ("skimage", "scikit-image"))),
-    "build": ("cpu", (("onnx", "onnx"), ("onnx_ir", "onnx-ir"))),
+    "build": ("cpu", (("onnx", "onnx"),)),
     "run": ("edge", (("PIL", "pillow"), ("numpy", "numpy"), ("trimesh", "trimesh"))),
     "bundle": ("edge", (("cryptography", "cryptography"),)),
 }
