@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_deploy.engines.tensorrt.cuda import Cuda
-from vggt_deploy.engines.tensorrt.session import Parts, TensorRTSession
+from vggt_deploy.engines.tensorrt.session import TensorRTSession
 from vggt_deploy.errors import UsageError
 
+Mark = Callable[[], None]
 # `TensorRTSession.run` marks: copy in, network, copy out, end.
 _MARKS = 4
 
@@ -93,40 +94,57 @@ def measure(
     Raises:
         UsageError: nothing to time.
     """
+    parts = session.parts
+
+    def call(mark: Mark) -> None:
+        session.run(images, mark=mark)
+
+    times = time_calls(parts.cuda, parts.stream, call, warmup=warmup, repeats=repeats)
+    return Latency(images.shape[1], warmup, **times, memory=_memory(session))
+
+
+def time_calls(
+    cuda: Cuda, stream: int, call: Callable[[Mark], object], *, warmup: int, repeats: int
+) -> dict[str, Spread]:
+    """Time anything that runs on a stream; the fields of `Latency` that are times.
+
+    call: one call from arrays to arrays, complete when it returns. It is given a function that it
+        calls four times while it puts its work on the stream: before the copy to the device, before
+        the network, after it, and after the copy to the host.
+
+    Raises:
+        UsageError: nothing to time.
+    """
     if warmup < 0 or repeats < 1:
         raise UsageError(
             f"warmup {warmup}, repeats {repeats}: there is nothing to time",
             "use warmup >= 0 and repeats >= 1",
         )
-    parts = session.parts
-    for _ in range(warmup):
-        session.run(images)
     stages: list[tuple[float, ...]] = []
     walls: list[float] = []
-    with _events(parts.cuda) as events:
-        for _ in range(repeats):
-            mark = _recorder(parts, events)
+    with _events(cuda) as events:
+        for number in range(warmup + repeats):
+            mark = _recorder(cuda, stream, events)
             start = time.perf_counter_ns()
-            session.run(images, mark=mark)
-            walls.append((time.perf_counter_ns() - start) / 1e6)
-            pairs = itertools.pairwise(events)
-            stages.append(tuple(parts.cuda.elapsed_ms(*pair) for pair in pairs))
+            call(mark)
+            wall = (time.perf_counter_ns() - start) / 1e6
+            if number >= warmup:
+                walls.append(wall)
+                pairs = itertools.pairwise(events)
+                stages.append(tuple(cuda.elapsed_ms(*pair) for pair in pairs))
     to_device, network, to_host = zip(*stages, strict=True)
-    return Latency(
-        frames=images.shape[1],
-        warmup=warmup,
-        network=summarize(network),
-        to_device=summarize(to_device),
-        to_host=summarize(to_host),
-        end_to_end=summarize(walls),
-        memory=_memory(session),
-    )
+    return {
+        "network": summarize(network),
+        "to_device": summarize(to_device),
+        "to_host": summarize(to_host),
+        "end_to_end": summarize(walls),
+    }
 
 
-def _recorder(parts: Parts, events: Sequence[int]) -> Callable[[], None]:
+def _recorder(cuda: Cuda, stream: int, events: Sequence[int]) -> Mark:
     """Each call puts the next event on the stream."""
     waiting = iter(events)
-    return lambda: parts.cuda.record(next(waiting), parts.stream)
+    return lambda: cuda.record(next(waiting), stream)
 
 
 @contextlib.contextmanager
