@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,14 @@ ort = pytest.importorskip("onnxruntime")
 
 import onnx_ir as ir  # noqa: E402
 
+from vggt_deploy.data.samples import write_sample_images  # noqa: E402
 from vggt_deploy.export.pipeline import ExportResult, export  # noqa: E402
 from vggt_deploy.export.request import ExportRequest, make_request  # noqa: E402
 from vggt_deploy.manifest import read_manifest  # noqa: E402
+from vggt_deploy.model.weights import open_weights  # noqa: E402
+from vggt_deploy.quantize.calibration import Pictures, observe  # noqa: E402
 from vggt_deploy.quantize.schemes import parse_variant  # noqa: E402
+from vggt_deploy.quantize.statistics import Statistics  # noqa: E402
 from vggt_deploy.records import Manifest  # noqa: E402
 
 MODEL = "random:vggt-tiny"
@@ -41,8 +46,24 @@ class Exporter:
     folder: Path
     made: dict[str, Path] = field(default_factory=dict)
 
+    @cached_property
+    def pictures(self) -> Path:
+        """A folder of images to calibrate on."""
+        folder = self.folder / "pictures"
+        folder.mkdir()
+        write_sample_images(folder, count=4, seed=0, size=(WIDTH, HEIGHT))
+        return folder
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Of vggt-tiny on these images; what variants with static activations get by default."""
+        config, source = open_weights(MODEL)
+        return observe(config, source, Pictures(self.pictures, HEIGHT, WIDTH))
+
     def export(self, target: Path, variant: str, **options: Any) -> ExportResult:
         scheme, activations = parse_variant(variant)
+        if activations == "static":
+            options = {"calibrate": self.statistics, **options}
         arguments = {
             "output_dir": target,
             "activations": activations,
@@ -73,6 +94,7 @@ class Exporter:
             size=(HEIGHT, WIDTH),
             frames=FRAMES,
             patterns=((), (), ()),
+            calibrate=self.statistics if activations == "static" else None,
         )
 
 
@@ -212,7 +234,11 @@ def materialized(tmp_path: Path) -> Any:
     from vggt_deploy.quantize.plan import LayerInfo
 
     def write(
-        model: ir.Model, tensors: Mapping[str, Any], formats: Any = None, kind: Any = "linear"
+        model: ir.Model,
+        tensors: Mapping[str, Any],
+        formats: Any = None,
+        kind: Any = "linear",
+        input_scales: Any = None,
     ) -> Any:
         layers = {
             name.rpartition(".")[0]: LayerInfo(name.rpartition(".")[0], kind, tuple(t.shape))
@@ -231,6 +257,7 @@ def materialized(tmp_path: Path) -> Any:
                 file,
                 rank_1=True,
                 progress=lambda stage, done, total: None,
+                input_scales=input_scales,
             )
         return folder, stored
 

@@ -27,6 +27,7 @@ from vggt_deploy.quantize.schemes import (
 )
 
 KEY = "l.weight"
+SCALE = 2.0**-5  # of static activations: |x| up to 3.97, so the largest saturate
 FORMATS = [INT8_PT_SYM, INT8_PT_ASYM, INT8_PC_SYM, INT8_PC_ASYM, INT4_G32, INT4_G128]
 
 
@@ -59,13 +60,25 @@ class Case:
         return self.x.astype(np.float64) @ weight.T
 
     def write(self, materialized: Any, **options: Any) -> tuple[Path, dict[str, int]]:
-        folder, stored = materialized(self.model, {KEY: self.weight}, {"l": self.form})
+        scales = {"l": SCALE} if options.get("activations") == "static" else None
+        folder, stored = materialized(
+            self.model, {KEY: self.weight}, {"l": self.form}, input_scales=scales
+        )
         counts = insert_integers(
             self.model.graph, stored, **{"activations": "float", "target": "onnxruntime", **options}
         )
         self.model.opset_imports[""] = 21
         ir.save(self.model, folder / "model.onnx")
         return folder / "model.onnx", counts
+
+    @property
+    def exact_integers(self) -> np.ndarray:
+        """The product of the integers, exact in int64, then scaled."""
+        q = quantize(self.weight, self.form)
+        x8 = np.clip(np.rint(self.x / np.float32(SCALE)), -128, 127).astype(np.int64)
+        zero = q.zero_point.numpy().astype(np.int64).reshape(-1, 1)
+        sums = x8 @ (q.q.numpy().astype(np.int64) - zero).T
+        return sums * SCALE * q.scale.numpy().astype(np.float64).reshape(-1)
 
     @property
     def operators(self) -> Counter[str]:
@@ -93,6 +106,94 @@ def test_a_matmul_computes_with_the_dequantized_weight(
     (y,) = runtime.model(path, {"x": case.x}, optimize=optimize)
     assert error(y, case.exact) < 1e-6
     assert error(y, case.x.astype(np.float64) @ case.weight.double().numpy().T) > 1e-3
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
+@pytest.mark.parametrize(
+    "form", [INT8_PT_SYM, INT8_PT_ASYM, INT8_PC_SYM, INT8_PC_ASYM], ids=lambda form: form.label
+)
+@pytest.mark.parametrize("optimize", [True, False], ids=["fused", "plain"])
+def test_static_activations_are_integer_products(
+    form: WeightFormat,
+    target: str,
+    optimize: bool,
+    small_model: Any,
+    materialized: Any,
+    runtime: Any,
+) -> None:
+    """Zero points and the rank-1 form that TensorRT gets: both are the sum over integers."""
+    case = Case(16, 64, form, small_model)
+    path, counts = case.write(materialized, activations="static", target=target)
+    assert counts == {"l": 1}
+    rank_1 = target == "tensorrt" and not form.symmetric
+    extra = {"ReduceSum": 1, "Mul": 1, "Sub": 1} if rank_1 else {}
+    plain = {"QuantizeLinear": 1, "DequantizeLinear": 2, "MatMul": 1, "Identity": 1}
+    assert case.operators == plain | extra
+    (y,) = runtime.model(path, {"x": case.x}, optimize=optimize)
+    assert error(y, case.exact_integers) < 1e-6
+    assert error(case.exact, case.exact_integers) > 1e-3  # the floats are something else
+
+
+def test_a_rank_1_term_of_the_float_input_would_be_wrong(
+    small_model: Any, materialized: Any, runtime: Any
+) -> None:
+    """The twin: rowsum(x) for rowsum(x'), which differ by what was rounded off."""
+    case = Case(16, 64, INT8_PC_ASYM, small_model)
+    path, _ = case.write(materialized, activations="static", target="tensorrt")
+    (rowsum,) = (node for node in case.model.graph if node.op_type == "ReduceSum")
+    assert rowsum.inputs[0].producer().op_type == "DequantizeLinear"
+    rowsum.replace_input_with(0, case.model.graph.inputs[0])
+    ir.save(case.model, path)
+    (y,) = runtime.model(path, {"x": case.x})
+    assert error(y, case.exact_integers) > 1e-4
+
+
+@pytest.mark.parametrize("second, pairs", [(SCALE, 1), (2 * SCALE, 2)])
+def test_layers_that_read_one_tensor_share_its_rounding(
+    second: float, pairs: int, small_model: Any, materialized: Any, runtime: Any
+) -> None:
+    generator = np.random.default_rng(0)
+    model = small_model(
+        """g (float[2, f, 32] x, float[32, 8] a, float[32, 8] b) => (float[2, f, 8] y) {
+            p = MatMul (x, a)
+            q = MatMul (x, b)
+            y = Add (p, q)
+        }""",
+        ("a", "b"),
+    )
+    for name in ("a", "b"):
+        value = model.graph.initializers[name]
+        ref = type(value.meta["ref"])
+        value.meta["ref"] = ref(f"vggt.{name}.weight", "transposed")
+    weights = {
+        f"{n}.weight": torch.from_numpy(generator.standard_normal((8, 32)).astype(np.float32))
+        for n in ("a", "b")
+    }
+    scales = {"a": SCALE, "b": second}
+    folder, stored = materialized(
+        model, weights, dict.fromkeys(scales, INT8_PC_SYM), input_scales=scales
+    )
+    insert_integers(model.graph, stored, activations="static", target="tensorrt")
+    operators = Counter(node.op_type for node in model.graph)
+    assert operators["QuantizeLinear"] == pairs
+    assert operators["DequantizeLinear"] == pairs + 2
+    ir.save(model, folder / "model.onnx")
+    x = generator.standard_normal((2, 3, 32)).astype(np.float32)
+    (y,) = runtime.model(folder / "model.onnx", {"x": x})
+    want = sum(
+        QuantLinear(quantize(weights[f"{n}.weight"], INT8_PC_SYM), None, "static", s)(
+            torch.from_numpy(x)
+        ).numpy()
+        for n, s in scales.items()
+    )
+    assert error(y, want) < 1e-6
+
+
+def test_static_without_a_scale_is_refused(small_model: Any, materialized: Any) -> None:
+    case = Case(8, 32, INT8_PC_SYM, small_model)
+    _, stored = materialized(case.model, {KEY: case.weight}, {"l": case.form})
+    with pytest.raises(ExportError, match="l has no calibrated input scale"):
+        insert_integers(case.model.graph, stored, activations="static", target="tensorrt")
 
 
 @pytest.mark.parametrize("form", [INT8_PT_ASYM, INT8_PC_ASYM], ids=lambda f: f.label)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,9 +14,20 @@ from vggt_deploy.manifest import read_manifest
 from vggt_deploy.model.fold import FoldedWeights
 from vggt_deploy.model.weights import open_weights
 from vggt_deploy.quantize.apply import build_quantized
-from vggt_deploy.quantize.schemes import SCHEMES, parse_variant
+from vggt_deploy.quantize.schemes import (
+    SCHEMES,
+    Activations,
+    parse_variant,
+    takes_activations,
+    variant_label,
+)
 
-VARIANTS = [*SCHEMES, *(f"{name}+dynamic" for name, s in SCHEMES.items() if s.integer)]
+VARIANTS = [
+    variant_label(scheme, activations)
+    for activations in get_args(Activations)
+    for scheme in SCHEMES.values()
+    if takes_activations(scheme, activations)
+]
 TENSORS = ("pose_enc", "depth", "depth_conf", "world_points", "world_points_conf")
 
 images_of = probe_images  # a name that pytest does not collect
@@ -40,16 +51,20 @@ def test_it_computes_what_pytorch_computes(variant: str, exporter: Any, tmp_path
         assert max(errors.values()) < record["tolerance"]
 
 
-@pytest.mark.parametrize("variant", ["fp32", "int8_pc_asym", "int4_g32+dynamic"])
+@pytest.mark.parametrize(
+    "variant", ["fp32", "int8_pc_asym", "int4_g32+dynamic", "int8_pc_asym+static"]
+)
 def test_one_artifact_takes_all_frame_counts(variant: str, exporter: Any, runtime: Any) -> None:
     folder = exporter.artifact(variant)
     config, source = open_weights("random:vggt-tiny")
     scheme, activations = parse_variant(variant)
+    calibration = read_manifest(folder).calibration
     model = build_quantized(
         config,
         FoldedWeights(source, config),
         scheme,
         activations=activations,
+        input_scales=calibration and calibration.scales,
         heads=frozenset({"camera", "depth", "point"}),
     )
     for frames in (1, 2, 5):
@@ -61,7 +76,7 @@ def test_one_artifact_takes_all_frame_counts(variant: str, exporter: Any, runtim
         assert got["pose_enc"].shape == (1, frames, 9)
         assert got["depth"].shape == (1, frames, 56, 84, 1)
         assert got["world_points_conf"].shape == (1, frames, 56, 84)
-        limit = 5e-2 if activations == "dynamic" else 1e-4
+        limit = 1e-4 if activations == "float" else 5e-2
         assert max(compare_outputs(got, want).values()) < limit
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from vggt_deploy.errors import DeployError, VerifyError
 from vggt_deploy.export import camera, pipeline
-from vggt_deploy.export.verify import compare_outputs, verify_artifact
+from vggt_deploy.export.verify import compare_outputs, require_scales, verify_artifact
 from vggt_deploy.manifest import read_manifest
 from vggt_deploy.model.weights import open_weights
 
@@ -81,6 +81,7 @@ def two_columns_swapped(q: np.ndarray) -> None:
         ("int8_pc_sym", {"precision": "fp16"}, f"{LAYER}.q", rows_permuted),
         ("int8_pc_sym", {"precision": "bf16"}, f"{LAYER}.q", rows_permuted),
         ("int8_pc_sym+dynamic", {}, f"{LAYER}.q", rows_permuted),
+        ("int8_pc_sym+static", {}, f"{LAYER}.q", rows_permuted),
     ],
 )
 def test_a_wrong_weight_is_seen(
@@ -97,6 +98,48 @@ def test_a_wrong_weight_is_seen(
     with pytest.raises(VerifyError, match=r"model\.onnx \(onnxruntime\) does not compute"):
         verify(folder, exporter, variant, **options)
     assert not list(folder.glob("emulated.*"))
+
+
+def one_unit_in_the_last_place(scale: np.ndarray) -> None:
+    scale[...] = np.nextafter(scale, scale.dtype.type(1))
+
+
+def one(zero_point: np.ndarray) -> None:
+    zero_point[...] = 1
+
+
+@pytest.mark.parametrize("layer", [LAYER, "camera_head.trunk.0.mlp.fc2"])
+@pytest.mark.parametrize("variant", ["int8_pc_sym+static", "int8_pc_asym+static"])
+def test_a_wrong_input_scale_is_seen(
+    variant: str, layer: str, exporter: Any, opened: Any, tmp_path: Path
+) -> None:
+    """However little: it is held against the manifest, where the outputs would hide it."""
+    folder = Path(shutil.copytree(exporter.artifact(variant), tmp_path / "a"))
+    edit_tensor(folder, f"{layer}.input_scale", opened, one_unit_in_the_last_place)
+    with pytest.raises(VerifyError, match=f"inputs of 1 layers otherwise than calibrated; {layer}"):
+        verify(folder, exporter, variant)
+
+
+def test_an_input_zero_point_is_seen(exporter: Any, opened: Any, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exporter.artifact("int8_pc_sym+static"), tmp_path / "a"))
+    edit_tensor(folder, "input_zero_point", opened, one)
+    with pytest.raises(VerifyError, match="inputs of 50 layers otherwise than calibrated"):
+        verify(folder, exporter, "int8_pc_sym+static")
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.tensorrt.onnx"])
+def test_a_float_input_is_seen(file: str, exporter: Any, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exporter.artifact("int8_pc_sym+static"), tmp_path / "a"))
+    model = ir.load(folder / file)
+    (product,) = (n for n in model.graph if n.name == f"{LAYER}/MatMul")
+    quantize = product.inputs[0].producer().inputs[0].producer()
+    product.replace_input_with(0, quantize.inputs[0])
+    ir.save(model, folder / file)
+    scales = read_manifest(exporter.artifact("int8_pc_sym+static")).calibration.scales
+    with pytest.raises(VerifyError, match=f"{file} rounds .* {LAYER}: None"):
+        require_scales(folder / file, scales)
+    with pytest.raises(VerifyError, match="no product"):
+        require_scales(exporter.artifact("int8_pc_sym+static") / file, scales | {"nobody": 1.0})
 
 
 def test_a_wrong_rank_1_term_is_seen_in_the_graph_that_has_it(

@@ -1,4 +1,4 @@
-"""Dynamic activations against ONNX Runtime's own kernels."""
+"""8-bit activations, static and dynamic, against ONNX Runtime's own kernels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper
 
 from vggt_deploy.errors import QuantizeError
-from vggt_deploy.quantize.activations import round_per_group, round_per_tensor
+from vggt_deploy.quantize.activations import round_per_group, round_per_tensor, round_static
 from vggt_deploy.quantize.apply import QuantLinear
 from vggt_deploy.quantize.layout import OnnxLayout, to_onnx_layout
 from vggt_deploy.quantize.qparams import dequantize, quantize
@@ -56,6 +56,87 @@ def test_per_tensor_rounding_is_dynamic_quantize_linear(
     assert not np.array_equal(theirs, x.numpy())
     truncated = (x / ((x.max() - x.min()) / 255)).trunc()
     assert not np.array_equal(theirs, truncated.numpy())
+
+
+@pytest.mark.parametrize(
+    "kind, numpy_type", [(FLOAT, np.float32), (TensorProto.FLOAT16, np.float16)]
+)
+def test_static_rounding_is_quantize_linear(kind: int, numpy_type: Any, run_graph: Any) -> None:
+    """To the bit, ties and both ends included; in FP16 the division and the product are FP32."""
+    generator = np.random.default_rng(0)
+    scale = numpy_type(0.0123)
+    ties = (np.arange(-140, 141) + 0.5).astype(np.float32) * np.float32(scale)
+    x = np.concatenate([generator.standard_normal(20_000), ties]).astype(numpy_type)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    given = [
+        ("s", kind, [], scale.tobytes()),
+        ("z", TensorProto.INT8, [], np.zeros((), np.int8).tobytes()),
+    ]
+    q, y = run_graph(nodes, {"x": x}, {"q": TensorProto.INT8, "y": kind}, given)
+    s = torch.tensor(float(scale))
+    ours = round_static(torch.from_numpy(x).float(), s)
+    np.testing.assert_array_equal((ours / s).round().numpy(), q.astype(np.float32))
+    np.testing.assert_array_equal(ours.numpy().astype(numpy_type), y)
+    assert (q.min(), q.max()) == (-128, 127)
+    # Twins: a reciprocal moves ties, and half away from zero is another rule.
+    reciprocal = (torch.from_numpy(x).float() * (1 / s)).round().clamp(-128, 127)
+    if kind == FLOAT:
+        assert (reciprocal.numpy() != q).any()
+    away = np.sign(x) * np.floor(np.abs(x.astype(np.float32)) / np.float32(scale) + 0.5)
+    assert (np.clip(away, -128, 127) != q).any()
+
+
+@pytest.mark.parametrize("name", INT8_FORMATS)
+@pytest.mark.parametrize("rows", [1, 17])
+def test_static_int8_layer_is_an_integer_product(
+    rows: int,
+    name: str,
+    run_graph: Any,
+    initializers: Callable[[OnnxLayout], list[Any]],
+    dequantize_node: Callable[[OnnxLayout], onnx.NodeProto],
+) -> None:
+    k, n, scale = 96, 40, 0.021
+    qt = quantize(tokens(n, k, seed=1), linear_format(name))
+    x = tokens(rows, k)
+    layout = to_onnx_layout(qt)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]),
+        dequantize_node(layout),
+        helper.make_node("MatMul", ["xd", "d"], ["y"]),
+    ]
+    given = [
+        *initializers(layout),
+        ("xs", FLOAT, [], np.float32(scale).tobytes()),
+        ("xz", TensorProto.INT8, [], np.zeros((), np.int8).tobytes()),
+    ]
+    (theirs,) = run_graph(nodes, {"x": x.numpy()}, {"y": FLOAT}, given)
+    assert sorted(run_graph.operators) == ["MatMulIntegerToFloat", "QuantizeLinear"]
+    layer = QuantLinear(qt, None, "static", scale)
+    assert relative(layer(x).numpy(), theirs) < 1e-6
+    assert relative(QuantLinear(qt, None, "float")(x).numpy(), theirs) > 1e-4
+    assert relative(QuantLinear(qt, None, "dynamic")(x).numpy(), theirs) > 1e-4
+    assert relative(QuantLinear(qt, None, "static", 1.01 * scale)(x).numpy(), theirs) > 1e-4
+    half = QuantLinear(qt, torch.zeros(n), "static", scale)(x.half())
+    assert half.dtype == torch.float16
+    # The input is in FP16 here, so ties move; the integers are the same ones.
+    assert relative(half.float().numpy(), theirs) < 1e-2
+
+
+def test_static_needs_a_scale_and_8_bit_rows() -> None:
+    w = torch.randn(8, 64)
+    plain = quantize(w, linear_format("int8_pc_sym"))
+    with pytest.raises(QuantizeError, match="input scale None"):
+        QuantLinear(plain, None, "static")
+    for activations in ("float", "dynamic"):
+        with pytest.raises(QuantizeError, match="only they take one"):
+            QuantLinear(plain, None, activations, 0.1)  # type: ignore[arg-type]
+    for form in (WeightFormat(8, PerGroup(32)), WeightFormat(4, PerGroup(32))):
+        with pytest.raises(QuantizeError, match="no runtime has static"):
+            QuantLinear(quantize(w, form), None, "static", 0.1)
 
 
 def test_zeros_stay_zeros() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vggt_deploy.errors import ModelError, QuantizeError, UsageError
+from vggt_deploy.errors import CalibrationError, ModelError, QuantizeError, UsageError
 from vggt_deploy.model.config import VGGTConfig, get_config
 from vggt_deploy.model.fold import FoldedWeights
 from vggt_deploy.model.vggt import VGGT
@@ -226,6 +226,31 @@ def test_patterns_reach_the_model(tiny: tuple[VGGTConfig, FoldedWeights]) -> Non
     with torch.no_grad():
         pose = model(torch.rand(2, 3, 28, 28))["pose_enc"]
     assert bool(torch.isfinite(pose).all())
+
+
+def test_static_activations_need_a_scale_for_every_linear(
+    tiny: tuple[VGGTConfig, FoldedWeights],
+) -> None:
+    config, source = tiny
+    scheme, heads = get_scheme("int8_pc_sym"), frozenset({"camera"})
+    names = [x.name for x in layers_of(config, heads) if x.kind == "linear"]
+    scales = dict.fromkeys(names, 0.02) | {names[3]: 0.5}
+    model = build_quantized(
+        config, source, scheme, activations="static", input_scales=scales, heads=heads
+    )
+    for name, module in model.named_modules():
+        if isinstance(module, QuantLinear):
+            assert module.input_scale is not None
+            assert float(module.input_scale) == pytest.approx(scales[name], rel=1e-7)
+    for missing in (None, {k: v for k, v in scales.items() if k != names[3]}):
+        with pytest.raises(CalibrationError, match="no calibrated scale for the input of"):
+            build_quantized(
+                config, source, scheme, activations="static", input_scales=missing, heads=heads
+            )
+    with pytest.raises(UsageError, match="4-bit weights"):
+        build_quantized(
+            config, source, get_scheme("mixed"), activations="static", input_scales=scales
+        )
 
 
 @pytest.mark.parametrize("form", [INT8_PC_SYM, INT8_PC_ASYM], ids=lambda f: f.label)

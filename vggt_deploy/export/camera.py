@@ -36,7 +36,7 @@ def attach_loop(main: Graph, step: Graph, iterations: int) -> None:
     total_in = ir.Value(name="total_in", shape=shape, type=kind)
     body = Graph([trip, go_on, pose_in, total_in], [], nodes=[], name="camera_refinement")
     inputs = dict(zip(step.inputs, (pose_in, tokens, normalised), strict=True))
-    delta = copy_nodes(step, body, inputs, "camera/")
+    delta = copy_nodes(step, body, inputs, "refinement/")
     total_out = _append(body, "Add", [total_in, delta], "total_out", shape)
     pose_out = _append(body, "Identity", [total_out], "pose_out", shape)
     go_on_out = _append(body, "Identity", [go_on], "go_on_out", ir.Shape([]), ir.DataType.BOOL)
@@ -108,7 +108,7 @@ def copy_nodes(
                 [None if value is None else values[value] for value in node.inputs],
                 list(node.attributes.values()),
                 outputs=outputs,
-                name=f"{prefix}{node.name}",
+                name=f"camera_head/{prefix}{node.name}",
                 metadata_props=dict(node.metadata_props),
             )
         )

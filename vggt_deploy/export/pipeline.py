@@ -29,7 +29,7 @@ from vggt_deploy.export.finish import finish
 from vggt_deploy.export.materialize import materialize
 from vggt_deploy.export.precision import set_precision
 from vggt_deploy.export.qdq import GraphTarget, StoredWeight, insert_integers
-from vggt_deploy.export.request import DEFAULT_METHOD, ExportRequest, make_request
+from vggt_deploy.export.request import ExportRequest, make_request
 from vggt_deploy.export.rotary import use_rotary_operator
 from vggt_deploy.export.simplify import simplify
 from vggt_deploy.export.trace import TracedNetwork, named_fields
@@ -43,6 +43,7 @@ from vggt_deploy.model.fold import FoldedWeights
 from vggt_deploy.model.sources import WeightSource
 from vggt_deploy.model.weights import check_keys, expected_shapes, open_weights
 from vggt_deploy.progress import Progress
+from vggt_deploy.quantize.histogram import DEFAULT_METHOD
 from vggt_deploy.quantize.plan import LayerInfo, keeps_layer_scale, layers_of, plan
 from vggt_deploy.quantize.schemes import FLOAT_BYTES, Activations, Precision, WeightFormat
 from vggt_deploy.quantize.statistics import (

@@ -9,7 +9,7 @@ from pathlib import Path
 from vggt_deploy.errors import UsageError
 from vggt_deploy.export.qdq import GraphTarget
 from vggt_deploy.outputs import OutputGroup, output_groups
-from vggt_deploy.quantize.histogram import Method, parse_method
+from vggt_deploy.quantize.histogram import DEFAULT_METHOD, Method, parse_method
 from vggt_deploy.quantize.schemes import (
     Activations,
     Precision,
@@ -19,8 +19,6 @@ from vggt_deploy.quantize.schemes import (
 )
 from vggt_deploy.quantize.statistics import Statistics
 from vggt_deploy.records import FramesRange
-
-DEFAULT_METHOD = "mse"
 
 Patterns = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 """include, exclude, sensitive"""

@@ -10,7 +10,8 @@ What is left between them is rounding: 1e-6 to 1e-5 in FP32, a few units of the 
 BF16. With 8-bit activations a rounding puts an activation on the other side of a tie, a whole
 integer away, and the following layers amplify it; how far depends on the weights. So there the
 measure is PyTorch itself: how far its own output moves when its input moves by PERTURBATION, within
-a bound above which nothing would be noticed.
+a bound above which nothing would be noticed. A static scale that is wrong in one layer would hide
+in there, so the scales of the graphs are also held against the manifest's, exactly.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 import torch
 from PIL import Image
 
@@ -67,6 +69,8 @@ def verify_artifact(
     expected, limit = _expected(request, config, source, inputs, scales)
     errors: dict[str, dict[str, float]] = {}
     for target, graph in manifest.graphs.items():
+        if manifest.calibration is not None:
+            require_scales(folder / graph.file, manifest.calibration.scales)
         results = _graph_outputs(folder, manifest, graph, inputs)
         worst: dict[str, float] = {}
         for got, want in zip(results, expected, strict=True):
@@ -98,6 +102,44 @@ def compare_outputs(got: Mapping[str, npt.NDArray[Any]], want: Arrays) -> dict[s
         error = difference / scale if scale > 0 else difference
         errors[name] = error if np.isfinite(error) else float("inf")
     return errors
+
+
+def require_scales(path: Path, scales: Mapping[str, float]) -> None:
+    """Every product of a calibrated layer reads 8-bit integers made with the layer's own scale.
+
+    Raises:
+        VerifyError: one reads floats or another scale, or a layer has no product.
+    """
+    found: dict[str, set[float | None]] = {}
+    for node in ir.load(path).graph.all_nodes():
+        layer = str(node.name).rpartition("/")[0]
+        if node.op_type == "MatMul" and layer in scales:
+            found.setdefault(layer, set()).add(_input_scale(node))
+    wrong = [layer for layer, scale in scales.items() if found.get(layer) != {scale}]
+    if wrong:
+        seen = ", ".join(map(str, found.get(wrong[0], ["no product"])))
+        raise VerifyError(
+            f"{path.name} rounds the inputs of {len(wrong)} layers otherwise than calibrated; "
+            f"{wrong[0]}: {seen}, calibrated was {scales[wrong[0]]}",
+            "this is a defect of vggt-deploy: report it with the command you ran",
+        )
+
+
+def _input_scale(product: ir.Node) -> float | None:
+    """The scale of the QuantizeLinear and DequantizeLinear before the left operand, if they agree
+    and have zero point 0 in INT8.
+    """
+    value, parameters = product.inputs[0], []
+    for op_type in ("DequantizeLinear", "QuantizeLinear"):
+        node = None if value is None else value.producer()
+        if node is None or node.op_type != op_type or len(node.inputs) != 3:
+            return None
+        scale, zero = (ir.convenience.get_const_tensor(v) for v in node.inputs[1:] if v)
+        if scale is None or zero is None or zero.dtype != ir.DataType.INT8 or zero.numpy().any():
+            return None
+        parameters.append(float(scale.numpy()))
+        value = node.inputs[0]
+    return parameters[0] if parameters[0] == parameters[1] else None
 
 
 def probe_images(frames: int, height: int, width: int) -> npt.NDArray[np.float32]:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from vggt_deploy.artifact import writing
 from vggt_deploy.data.folders import find_images
-from vggt_deploy.data.images import ImageBatch, Mode, load_images
+from vggt_deploy.data.images import Mode, load_images
 from vggt_deploy.errors import CalibrationError, ImageError, QuantizeError, UsageError
 from vggt_deploy.model.config import VGGTConfig
 from vggt_deploy.model.sources import WeightSource
@@ -124,11 +124,13 @@ def observe(
     observers = _attach(model)
     hashes: dict[str, str] = {}
     skipped: list[str] = []
-    for done, batch in _passes(found.paths, pictures):
-        skipped += [f"{item.path.name}: {item.reason}" for item in batch.skipped]
-        hashes |= {path.name: sha for path, sha in zip(batch.paths, batch.sha256, strict=True)}
-        model(torch.from_numpy(batch.pixels)[None])
-        report("calibrate", done, len(found.paths))
+    for first, last in _passes(len(found.paths), pictures.frames_per_pass):
+        seen, unreadable = _show(model, found.paths[first:last], pictures)
+        hashes |= seen
+        skipped += unreadable
+        report("calibrate", last, len(found.paths))
+    if not hashes:
+        raise ImageError(f"no image can be used: {skipped[0]}", "give other images")
     return Statistics(
         model=model_record(config, source),
         height=pictures.height,
@@ -166,7 +168,7 @@ def input_scales(
     return scales
 
 
-class _Observer:
+class Observer:
     """Counts |x| of everything that a Linear is given; a forward pre-hook."""
 
     def __init__(self, layer: str) -> None:
@@ -194,11 +196,11 @@ class _Observer:
         return Histogram(self.absmax, filled.numpy().astype(np.uint16), self.counts[filled].numpy())
 
 
-def _attach(model: VGGT) -> dict[str, _Observer]:
+def _attach(model: VGGT) -> dict[str, Observer]:
     observers = {}
     for layer in layers_in(model):
         if layer.kind == "linear":
-            observer = _Observer(layer.name)
+            observer = Observer(layer.name)
             model.get_submodule(layer.name).register_forward_pre_hook(observer)
             observers[layer.name] = observer
     return observers
@@ -213,33 +215,31 @@ def _heads(config: VGGTConfig, source: WeightSource) -> frozenset[str]:
     return frozenset({"camera"})  # which check_keys will miss
 
 
-def _passes(paths: Sequence[Path], pictures: Pictures) -> Iterator[tuple[int, ImageBatch]]:
-    """(images done after this pass, its images). As even as can be: 9 by 8 are 5 and 4.
+def _passes(images: int, per_pass: int) -> Iterator[tuple[int, int]]:
+    """(first, last + 1) of each pass, as even as can be: 9 images by 8 are 5 and 4."""
+    count = -(-images // per_pass)
+    return pairwise(round(i * images / count) for i in range(count + 1))
 
-    A pass whose files are all unreadable gives no batch; if no pass has one, that is an error.
-    """
-    count = -(-len(paths) // pictures.frames_per_pass)
-    borders = [round(i * len(paths) / count) for i in range(count + 1)]
-    reasons: list[str] = []
-    usable = False
-    for first, last in pairwise(borders):
-        try:
-            batch = load_images(
-                paths[first:last],
-                mode=pictures.mode,
-                width=pictures.width,
-                height=pictures.height,
-                skip_bad=pictures.skip_bad,
-            )
-        except ImageError as error:
-            if not pictures.skip_bad:
-                raise
-            reasons.append(error.message)
-            continue
-        usable = True
-        yield last, batch
-    if not usable:
-        raise ImageError(f"no image can be used: {reasons[0]}", "give other images")
+
+def _show(
+    model: VGGT, paths: Sequence[Path], pictures: Pictures
+) -> tuple[dict[str, str], list[str]]:
+    """One pass, whose pixels are gone afterwards: hashes of the images, and which were left out."""
+    try:
+        batch = load_images(
+            paths,
+            mode=pictures.mode,
+            width=pictures.width,
+            height=pictures.height,
+            skip_bad=pictures.skip_bad,
+        )
+    except ImageError as error:
+        if not pictures.skip_bad:
+            raise
+        return {}, [f"{path.name}: {error.message}" for path in paths]
+    model(torch.from_numpy(batch.pixels)[None])
+    hashes = {path.name: sha for path, sha in zip(batch.paths, batch.sha256, strict=True)}
+    return hashes, [f"{item.path.name}: {item.reason}" for item in batch.skipped]
 
 
 def _silent(stage: str, done: int, total: int) -> None:

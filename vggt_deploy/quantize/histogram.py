@@ -36,6 +36,7 @@ BINS = 1 << 15
 FINITE_BINS = 0x7F80
 LEVELS = 127
 DEFAULT_PERCENTILE = 99.99
+DEFAULT_METHOD = "mse"
 # T is tried at absmax * 2 ** (-i / MSE_PER_OCTAVE): the error is flat around its minimum.
 MSE_PER_OCTAVE = 16
 MSE_OCTAVES = 8
@@ -125,11 +126,11 @@ def _percentile(histogram: Histogram, percentile: float) -> float:
     reached = np.cumsum(histogram.counts)
     wanted = histogram.total * percentile / 100
     at = min(int(np.searchsorted(reached, wanted)), len(reached) - 1)
+    if histogram.bins[at] == 0:  # so many values are zero: nothing to divide by
+        return histogram.absmax
     low, high = edges(np.array([histogram.bins[at], histogram.bins[at] + np.uint16(1)]))
     inside = 1 - (reached[at] - wanted) / histogram.counts[at]
-    value = min(float(low + (high - low) * inside), histogram.absmax)
-    # Half of the values may be zero, then there is nothing to divide by.
-    return value if value > 0 else histogram.absmax
+    return min(float(low + (high - low) * inside), histogram.absmax)
 
 
 def _least_error(histogram: Histogram) -> float:

@@ -1,6 +1,6 @@
 """What calibration saw, as an artifact: one histogram of |x| for each Linear.
 
-    <folder>/calibration.json   which model, image size, images (SHA-256), and the hash of:
+    <folder>/calibration.json   which model, image size, images (SHA-256), its own hash, that of:
     <folder>/statistics.npz     layers [L] names · absmax [L] float64 · offsets [L + 1] int64
                                 bins [n] uint16 · counts [n] int64; layer i has offsets[i:i + 2]
 
@@ -14,9 +14,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
 import zipfile
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,19 @@ ARRAYS_NAME = "statistics.npz"
 MAX_RECORD_BYTES = 32 << 20
 MAX_ARRAYS_BYTES = 1 << 30
 _FIX = "calibrate again: vggt-deploy calibrate --images DIR -o FOLDER"
+_FIELDS: dict[str, type] = {
+    "schema": int,
+    "model": dict,
+    "height": int,
+    "width": int,
+    "mode": str,
+    "frames_per_pass": int,
+    "images": dict,
+    "skipped": list,
+    "arrays_sha256": str,
+    "sha256": str,
+}
+# Name -> kind of NumPy type.
 _ARRAYS = {
     "layers": "U",
     "absmax": "f8",
@@ -67,7 +81,7 @@ class Statistics:
     @property
     def sha256(self) -> str:
         """Of the record, which holds the hash of the arrays: it stands for all of it."""
-        return hashlib.sha256(to_files(self)[RECORD_NAME]).hexdigest()
+        return _record_sha256(json.loads(to_files(self)[RECORD_NAME]))
 
 
 def model_record(config: VGGTConfig, source: WeightSource) -> ModelRecord:
@@ -90,7 +104,7 @@ def to_files(statistics: Statistics) -> dict[str, bytes]:
         counts=np.concatenate([np.zeros(0, np.int64), *(h.counts for h in histograms)]),
     )
     arrays = buffer.getvalue()
-    record = {
+    record: dict[str, Any] = {
         "schema": SCHEMA,
         "model": asdict(statistics.model),
         "height": statistics.height,
@@ -101,6 +115,7 @@ def to_files(statistics: Statistics) -> dict[str, bytes]:
         "skipped": list(statistics.skipped),
         "arrays_sha256": hashlib.sha256(arrays).hexdigest(),
     }
+    record["sha256"] = _record_sha256(record)
     return {RECORD_NAME: (json.dumps(record, indent=1) + "\n").encode(), ARRAYS_NAME: arrays}
 
 
@@ -125,13 +140,12 @@ def load_statistics(path: Path) -> Statistics:
         state = "holds no" if path.is_dir() else "is not a folder with a"
         raise CalibrationError(f"{path} {state} {RECORD_NAME}", _FIX)
     try:
-        text = _read(path / RECORD_NAME, MAX_RECORD_BYTES)
+        record = _parse_record(_read(path / RECORD_NAME, MAX_RECORD_BYTES), path / RECORD_NAME)
         arrays = _read(path / ARRAYS_NAME, MAX_ARRAYS_BYTES)
     except OSError as error:
         raise CalibrationError(
             f"{error.filename or path} can't be read ({error.strerror})", _FIX
         ) from error
-    record = _parse_record(text, path / RECORD_NAME)
     if hashlib.sha256(arrays).hexdigest() != record["arrays_sha256"]:
         raise CalibrationError(
             f"{path / ARRAYS_NAME} was changed or cut short after it was written",
@@ -163,7 +177,7 @@ def require_same(statistics: Statistics, model: ModelRecord, height: int, width:
         if theirs.sha256 != model.sha256:  # the same file may be known by several names
             differing.append(f"weights {theirs.sha256[:12]}…, not {model.sha256[:12]}…")
     elif (theirs.spec, theirs.revision) != (model.spec, model.revision):
-        differing.append(f"model {theirs.spec}, not {model.spec}")
+        differing.append(f"model {_named(theirs)}, not {_named(model)}")
     if (statistics.height, statistics.width) != (height, width):
         differing.append(
             f"size {statistics.height} x {statistics.width} (height x width), "
@@ -171,15 +185,24 @@ def require_same(statistics: Statistics, model: ModelRecord, height: int, width:
         )
     if differing:
         raise CalibrationError(
-            f"the statistics are those of another {'; '.join(differing)}",
+            f"the statistics are of {'; of '.join(differing)}",
             "give a folder of images (--calibrate IMAGES), or statistics of this model and size",
         )
+
+
+def _named(model: ModelRecord) -> str:
+    return model.spec if model.revision is None else f"{model.spec} at revision {model.revision}"
 
 
 def _read(path: Path, limit: int) -> bytes:
     if path.stat().st_size > limit:
         raise CalibrationError(f"{path} is larger than any statistics are", _FIX)
     return path.read_bytes()
+
+
+def _record_sha256(record: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in record.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _parse_record(text: bytes, path: Path) -> dict[str, Any]:
@@ -192,33 +215,34 @@ def _parse_record(text: bytes, path: Path) -> dict[str, Any]:
         raise CalibrationError(
             f"{path} has schema {schema!r}, this version of vggt-deploy reads {SCHEMA}", _FIX
         )
-    kinds: dict[str, type] = {
-        "schema": int, "model": dict, "height": int, "width": int, "mode": str,
-        "frames_per_pass": int, "images": dict, "skipped": list, "arrays_sha256": str,
-    }  # fmt: skip
-    wrong = sorted(kinds.keys() ^ record.keys()) or [
-        name for name, kind in kinds.items() if type(record[name]) is not kind
-    ]
-    model = record.get("model")
-    names = {"spec", "config", "revision", "sha256", "licence"}
-    if not wrong and (
-        set(model) != names
+    if wrong := _wrong_field(record):
+        raise CalibrationError(f"{path} is not what calibration writes: {wrong}", _FIX)
+    if record["sha256"] != _record_sha256(record):
+        raise CalibrationError(
+            f"{path} was changed after it was written", f"copy the folder again, or {_FIX}"
+        )
+    return {**record, "model": ModelRecord(**record["model"])}
+
+
+def _wrong_field(record: Mapping[str, Any]) -> str | None:
+    """The first field that is missing, unknown or of a wrong type."""
+    if odd := sorted(_FIELDS.keys() ^ record.keys()):
+        return odd[0]
+    for name, kind in _FIELDS.items():
+        if type(record[name]) is not kind:
+            return name
+    model = record["model"]
+    if (
+        set(model) != {field.name for field in fields(ModelRecord)}
         or not all(isinstance(model[name], str) for name in ("spec", "config"))
         or not all(value is None or isinstance(value, str) for value in model.values())
     ):
-        wrong = ["model"]
-    for name in ("images", "skipped"):
-        if not wrong:
-            values = record[name].values() if name == "images" else record[name]
-            if not all(isinstance(value, str) for value in values):
-                wrong = [name]
-    if not wrong and not all(
-        re.fullmatch(r"[0-9a-f]{64}", sha) for sha in (*record["images"].values(),)
-    ):
-        wrong = ["images"]
-    if wrong:
-        raise CalibrationError(f"{path} is not what calibration writes: {wrong[0]}", _FIX)
-    return {**record, "model": ModelRecord(**model)}
+        return "model"
+    if not all(isinstance(value, str) for value in record["images"].values()):
+        return "images"
+    if not all(isinstance(value, str) for value in record["skipped"]):
+        return "skipped"
+    return None
 
 
 def _parse_arrays(content: bytes, path: Path) -> dict[str, Histogram]:
@@ -227,16 +251,25 @@ def _parse_arrays(content: bytes, path: Path) -> dict[str, Histogram]:
             arrays: dict[str, NDArray[Any]] = {name: file[name] for name in _ARRAYS}
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise CalibrationError(f"{path} can't be read: {error}", _FIX) from error
+    if not _sound(arrays):
+        raise CalibrationError(f"{path} is not what calibration writes", _FIX)
     layers, absmax, offsets, bins, counts = arrays.values()
-    sound = (
-        all(arrays[name].dtype.str.lstrip("<|=").startswith(k) for name, k in _ARRAYS.items())
-        and all(array.ndim == 1 for array in arrays.values())
-        and len(layers) == len(absmax) == len(offsets) - 1
+    return {
+        str(name): Histogram(float(absmax[i]), bins[first:last], counts[first:last])
+        for i, (name, (first, last)) in enumerate(zip(layers, pairwise(offsets), strict=True))
+    }
+
+
+def _sound(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Types, shapes and values are what `to_files` writes."""
+    for name, kind in _ARRAYS.items():
+        if arrays[name].ndim != 1 or not arrays[name].dtype.str.lstrip("<|=").startswith(kind):
+            return False
+    layers, absmax, offsets, bins, counts = arrays.values()
+    return (
+        len(layers) == len(absmax) == len(offsets) - 1
         and len(bins) == len(counts)
         and len(set(layers.tolist())) == len(layers)
-    )
-    sound = (
-        sound
         and offsets[0] == 0
         and offsets[-1] == len(bins)
         and bool((np.diff(offsets) >= 1).all())
@@ -244,9 +277,3 @@ def _parse_arrays(content: bytes, path: Path) -> dict[str, Histogram]:
         and bool((bins < FINITE_BINS).all())
         and bool((np.isfinite(absmax) & (absmax >= 0)).all())
     )
-    if not sound:
-        raise CalibrationError(f"{path} is not what calibration writes", _FIX)
-    return {
-        str(name): Histogram(float(absmax[i]), bins[first:last], counts[first:last])
-        for i, (name, first, last) in enumerate(zip(layers, offsets[:-1], offsets[1:], strict=True))
-    }
