@@ -235,6 +235,7 @@ def test_inspect_tells_what_was_proven(engine: Path) -> None:
     assert found.plan_weights_bytes is not None
     assert found.memory[0].frames.min == 1
     assert found.memory[0].activation_bytes is None  # only a GPU tells
+    assert (found.live is None) == (found.live_reason is not None)
     assert json.loads(json.dumps(found.to_json()))["proof"]["source"] == "builder layer record"
 
 
