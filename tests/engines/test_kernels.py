@@ -193,6 +193,7 @@ def proven(text: str) -> str:
 def test_verdicts_from_the_inspector() -> None:
     """TensorRT 10 lists no weights of a GEMM: the kernel's name must say what it multiplies."""
     assert proven(json.dumps(JSON_10)) == "int8"
+    assert proven(changed(JSON_10, "_gemm_i8i8_i8i32_f32", "_gemm_i8f16_i8i32_f16")) == "int8"
     assert proven(changed(JSON_10, "_gemm_i8i8_i8i32_f32", "_gemm_unknown")) == "unseen"
     floats = changed(JSON_10, '394, 1024], "Format/Datatype": "Int8"', '1], "Datatype": "Half"')
     assert proven(floats) == "unseen"
@@ -345,6 +346,9 @@ EPILOGUE = EngineLayer("epilogue", "kgen", (RESIDUAL,), (SCALE,), (RESIDUAL,), "
           kernel(X8, weights=(tensor("b", 1024, 2048, dtype="int8"),), kind="gemm")], "int8"),
         # A quantized residual is not a quantized left operand.
         ([kernel(X16, tensor("r", -1, 4096, dtype="int8"), weights=(W8,))], "int8-weight"),
+        # fc2, whose weight is as large, with the epilogue of fc1 in front: not fc1's own product.
+        ([kernel(tensor("h8", -1, 4096, dtype="int8"), weights=(W8,), kind="gemm")], "int8-weight"),
+        ([kernel(tensor("h8", -1, 4096, dtype="int8"), weights=(W8,))], "int8-weight"),
     ],
 )  # fmt: skip
 def test_verdicts(engine: list[EngineLayer], verdict: str) -> None:

@@ -46,8 +46,9 @@ _PROMISES: dict[str, Promise] = {
 _HALVES = ("half", "bfloat16")
 # The builder pads weights with zeros up to its kernels' alignment: 1024 x 9 lies as 1024 x 10.
 _ALIGNMENTS = (1, 2, 4, 8, 16, 32)
-# A kernel's name says its types where TensorRT 10 lists no weights: ..._i8i8_i8i32_..., ..._s8_...
-_INT8_TACTICS = ("i8i8", "s8s8", "imma", "int8")
+# A kernel's name says its types where TensorRT 10 lists no weights: ..._gemm_i8f16_i8i32_f16_...
+# multiplies Int8 and sums in Int32.
+_INT8_TACTICS = ("i8i32", "i8i8", "s8s8", "imma", "int8")
 
 
 @dataclass(frozen=True)
@@ -274,11 +275,12 @@ def _left_is_int8(
     """A GEMM's left operand comes first; a fusion lists its operands in any order.
 
     Then it is the integer one of the right width: what else a fusion adds (residual, bias, rank-1
-    term) this package leaves in float.
+    term) this package leaves in float. A GEMM of another width is another Linear's, with the
+    epilogue of this one before it.
     """
-    if layer.kind == "gemm":
-        return activations[0].dtype == "int8"
     widths = {_round_up(linear.inputs, a) for a in _ALIGNMENTS}
+    if layer.kind == "gemm":
+        return activations[0].dtype == "int8" and not widths.isdisjoint(activations[0].dims)
     return any(t.dtype == "int8" and t.dims and t.dims[-1] in widths for t in activations)
 
 
