@@ -56,6 +56,13 @@ def identify(job: dict[str, Any]) -> None:
     answer(job["answer"], result)
 
 
+def calibrate(job: dict[str, Any]) -> None:
+    folder = Path(job["folder"])
+    folder.mkdir(parents=True)
+    (folder / "calibration.json").write_text(json.dumps({"images": job["images"]}))
+    answer(job["answer"], {"seconds": 0.1, "images": 3})
+
+
 def export(job: dict[str, Any]) -> None:
     folder = Path(job["folder"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,12 +144,23 @@ def misbehave(behaviour: str, job: dict[str, Any]) -> None:
             import a_library_that_nobody_has  # noqa: F401
 
 
+def job_label(kind: str, job: dict[str, Any]) -> str:
+    """`model`, `images`, `torch/int8_pc_sym`, `export/int8_pc_sym+static`."""
+    if kind in ("identify", "calibrate"):
+        return {"identify": "model", "calibrate": "images"}[kind]
+    static = job["activations"] == "static"
+    # Every variant with static activations, and no other, is told where the statistics are.
+    assert static == (job["calibration"] is not None)
+    assert not static or Path(job["calibration"]["statistics"]).is_dir()
+    return f"{job.get('runtime', 'export')}/{job['scheme']}{'+static' if static else ''}"
+
+
 def main() -> None:
     plan_path, kind, job_path = sys.argv[1:]
     plan = json.loads(Path(plan_path).read_text())
     job = json.loads(Path(job_path).read_text())
     with Path(plan_path).with_suffix(".calls").open("a") as calls:
-        label = "model" if kind == "identify" else f"{job.get('runtime', 'export')}/{job['scheme']}"
+        label = job_label(kind, job)
         calls.write(f"{kind} {label}\n")
     behaviour = plan.get(label, "")
     if behaviour == "signal parent":  # the whole comparison dies while this variant runs
@@ -151,6 +169,8 @@ def main() -> None:
     misbehave(behaviour, job)
     if kind == "identify":
         identify(job)
+    elif kind == "calibrate":
+        calibrate(job)
     elif kind == "export":
         export(job)
     else:

@@ -39,6 +39,18 @@ def test_all_is_every_scheme_and_the_dynamic_ones() -> None:
     assert len(found) == len(set(found)) == 1 + len(SCHEMES) + len(integer)
 
 
+def test_all_has_static_ones_where_there_is_something_to_calibrate_on() -> None:
+    plain = parse_variants("all", "torch,onnxruntime")
+    assert not [v for v in plain if v.activations == "static"]
+    found = parse_variants("all", "torch,onnxruntime", calibrated=True)
+    static = [v for v in found if v.activations == "static"]
+    assert [v for v in found if v not in static] == list(plain)
+    names = [f"int8_{scales}_{kind}" for scales in ("pt", "pc") for kind in ("sym", "asym")]
+    assert [v.label for v in static] == [
+        f"{runtime}/{name}+static" for runtime in ("torch", "onnxruntime") for name in names
+    ]
+
+
 def test_a_scheme_that_a_runtime_cannot_run_stays_with_its_reason() -> None:
     refused = [v for v in parse_variants("all", "onnxruntime") if not v.support.runs]
     assert refused

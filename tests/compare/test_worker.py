@@ -101,6 +101,58 @@ def test_random_weights_are_called_that(report: ComparisonReport) -> None:
     assert "random" in (report.folder / "comparison_summary.txt").read_text()
 
 
+def test_static_activations(tmp_path: Path, images_dir: Path) -> None:
+    """One calibration for two schemes and both runtimes, which lose the same; then its statistics
+    serve another comparison, but none of another size.
+    """
+    from vggt_deploy.manifest import read_manifest
+
+    request: dict[str, Any] = {
+        "model_spec": "random:vggt-tiny",
+        "images_dir": images_dir,
+        "width": 56,
+        "repeats": 1,
+        "warmup": 0,
+        "threads": 1,
+        "console": Console(quiet=True),
+    }
+    found = compare(
+        **request,
+        output_dir=tmp_path / "out",
+        schemes="int8_pc_sym,int8_pc_sym+static,int8_pt_asym+static",
+        calibrate=images_dir,
+        calibration_method="percentile:99.9",
+    )
+    assert [(row.label, row.failure) for row in found.rows if row.status != "done"] == []
+    rows = {row.label: row for row in found.rows}
+    for scheme in ("int8_pc_sym", "int8_pt_asym"):
+        ours, theirs = rows[f"torch/{scheme}+static"], rows[f"onnxruntime/{scheme}+static"]
+        for name, metrics in ours.accuracy.items():
+            assert 0.3 < metrics.relative_l2 / theirs.accuracy[name].relative_l2 < 3
+            assert metrics.relative_l2 < 0.5
+    weights_only = rows["torch/int8_pc_sym"].accuracy["pose_enc"].relative_l2
+    assert rows["torch/int8_pc_sym+static"].accuracy["pose_enc"].relative_l2 > weights_only
+    statistics = tmp_path / "out" / "work" / "calibration"
+    records = [
+        read_manifest(tmp_path / "out" / "artifacts" / f"{scheme}+static").calibration
+        for scheme in ("int8_pc_sym", "int8_pt_asym")
+    ]
+    assert {record.method for record in records if record} == {"percentile 99.9"}
+    assert records[0].statistics_sha256 == records[1].statistics_sha256  # type: ignore[union-attr]
+    assert "percentile 99.9, 3 images" in found.notes[1]
+
+    again = compare(
+        **request | {"width": 70},
+        output_dir=tmp_path / "again",
+        schemes="int8_pc_sym+static",
+        calibrate=statistics,
+    )
+    assert [row.status for row in again.rows] == ["done", "failed", "failed"]
+    for row in again.rows[1:]:
+        assert row.failure is not None
+        assert "size 42 x 56" in row.failure.message
+
+
 def test_half_precision(tmp_path: Path, images_dir: Path) -> None:
     found = compare(
         "random:vggt-tiny",

@@ -1,8 +1,9 @@
 """What the parent asks of a worker and what it gets back, as JSON files.
 
-    identify  which weights are these? (also downloads them, once, before anything is timed)
-    export    scheme -> artifact folder
-    measure   one variant on the images: load, time, write the outputs
+    identify   which weights are these? (also downloads them, once, before anything is timed)
+    calibrate  images -> statistics, which all variants with static activations share
+    export     scheme -> artifact folder
+    measure    one variant on the images: load, time, write the outputs
 
 A worker writes its answer to a temporary name and renames it, so an answer that exists is whole.
 """
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-JobKind = Literal["identify", "export", "measure"]
+JobKind = Literal["identify", "calibrate", "export", "measure"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,36 @@ class IdentifyJob:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """For static activations: a folder of statistics, and the method, as `--calibration-method`."""
+
+    statistics: str
+    method: str
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any] | None) -> Calibration | None:
+        """The inverse of `dataclasses.asdict`; None for variants without static activations."""
+        return None if data is None else cls(**data)
+
+
+@dataclass(frozen=True)
+class CalibrateJob:
+    """Collect statistics of `images` in `folder`."""
+
+    parent: int
+    answer: str
+    model: ModelQuestion
+    images: str
+    folder: str
+    height: int
+    width: int
+    mode: str
+    frames_per_pass: int
+    skip_bad: bool
+    threads: int
+
+
+@dataclass(frozen=True)
 class ExportJob:
     """Write the artifact of one scheme."""
 
@@ -68,6 +99,7 @@ class ExportJob:
     trace_cache: str
     verify: bool
     layers: LayerPatterns
+    calibration: Calibration | None
     threads: int
 
 
@@ -91,6 +123,7 @@ class MeasureJob:
     images: str
     arrays: str
     layers: LayerPatterns
+    calibration: Calibration | None
     threads: int
     warmup: int
     repeats: int
@@ -111,7 +144,10 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_job(path: Path, job: IdentifyJob | ExportJob | MeasureJob) -> None:
+Job = IdentifyJob | CalibrateJob | ExportJob | MeasureJob
+
+
+def write_job(path: Path, job: Job) -> None:
     """Write a job for a worker."""
     write_json(path, asdict(job))
 
@@ -120,22 +156,37 @@ def _model(data: dict[str, Any]) -> ModelQuestion:
     return ModelQuestion(**data["model"])
 
 
+def _variant_parts(data: dict[str, Any]) -> dict[str, Any]:
+    """The nested parts that export and measure jobs have in common."""
+    return {
+        "model": _model(data),
+        "layers": LayerPatterns.from_json(data["layers"]),
+        "calibration": Calibration.from_json(data["calibration"]),
+    }
+
+
 def read_identify(path: Path) -> IdentifyJob:
     """Read what `write_job` wrote."""
     data = json.loads(path.read_text(encoding="utf-8"))
     return IdentifyJob(**{**data, "model": _model(data)})
 
 
+def read_calibrate(path: Path) -> CalibrateJob:
+    """Read what `write_job` wrote."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return CalibrateJob(**{**data, "model": _model(data)})
+
+
 def read_export(path: Path) -> ExportJob:
     """Read what `write_job` wrote."""
     data = json.loads(path.read_text(encoding="utf-8"))
     low, best, high = data["frames"]
-    data |= {"model": _model(data), "layers": LayerPatterns.from_json(data["layers"])}
+    data |= _variant_parts(data)
     return ExportJob(**{**data, "outputs": tuple(data["outputs"]), "frames": (low, best, high)})
 
 
 def read_measure(path: Path) -> MeasureJob:
     """Read what `write_job` wrote."""
     data = json.loads(path.read_text(encoding="utf-8"))
-    data |= {"model": _model(data), "layers": LayerPatterns.from_json(data["layers"])}
+    data |= _variant_parts(data)
     return MeasureJob(**{**data, "outputs": tuple(data["outputs"])})

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from vggt_deploy.artifact import locked
+from vggt_deploy.compare.calibration import ask_calibration
 from vggt_deploy.compare.environment import describe_environment, usable_cpus
 from vggt_deploy.compare.jobs import LayerPatterns, ModelQuestion
 from vggt_deploy.compare.pictures import draw_depth_pictures
@@ -33,6 +34,7 @@ from vggt_deploy.compare.summary import write_summary
 from vggt_deploy.compare.variants import parse_variants
 from vggt_deploy.errors import CompareError
 from vggt_deploy.outputs import OUTPUT_GROUPS, output_groups
+from vggt_deploy.quantize.histogram import DEFAULT_METHOD
 
 WORKER = (sys.executable, "-m", "vggt_deploy.compare.worker")
 
@@ -54,6 +56,8 @@ def compare(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     sensitive: Sequence[str] = (),
+    calibrate: Path | str | None = None,
+    calibration_method: str = DEFAULT_METHOD,
     config: str | None = None,
     revision: str | None = None,
     warmup: int = 2,
@@ -85,6 +89,10 @@ def compare(
         include: patterns of layers that become integers as well.
         exclude: patterns of layers that stay float.
         sensitive: patterns of the 8-bit layers of `mixed`.
+        calibrate: for schemes with static activations: a folder of images, or of statistics that
+            `vggt-deploy calibrate` wrote for this model and size. Collected once for all variants;
+            the pictures that are compared should not be among them.
+        calibration_method: absmax, mse, percentile or percentile:P.
         config: name of the architecture; None finds it by the checkpoint's keys.
         revision: of a Hugging Face model; None takes its newest and records the commit.
         warmup: calls before timing.
@@ -102,12 +110,14 @@ def compare(
 
     A variant that fails is a row with its error. Raises CompareError if the reference itself fails.
     """
+    variants = parse_variants(schemes, runtimes, calibrated=calibrate is not None)
     settings = Settings(
         model=ModelQuestion(model_spec, config, revision),
-        variants=parse_variants(schemes, runtimes),
+        variants=variants,
         outputs=tuple(group.name for group in output_groups(outputs)),
         precision=precision,
         layers=LayerPatterns(tuple(include), tuple(exclude), tuple(sensitive)),
+        calibration=ask_calibration(calibrate, calibration_method, variants),
         warmup=warmup,
         repeats=repeats,
         threads=usable_cpus() if threads is None else threads,
@@ -161,6 +171,7 @@ def _report(
     rows: tuple[Row, ...],
     console: Console,
 ) -> ComparisonReport:
+    calibration = settings.calibration
     random_weights = question["model"]["kind"] == "random"
     report = ComparisonReport(
         schema=SCHEMA,
@@ -171,7 +182,7 @@ def _report(
         command=tuple(sys.argv),
         rows=rows,
         recommendations=recommend(rows, random_weights=random_weights),
-        notes=(pictures.note,),
+        notes=(pictures.note, *(() if calibration is None else (calibration.note,))),
     )
     write_report(report)
     write_summary(report)

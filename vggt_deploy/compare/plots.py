@@ -2,8 +2,8 @@
 
 Five panels of horizontal bars, one bar for each variant that has the number, and one scatter plot.
 The height grows with the number of variants, so that forty labels stay readable. Colour is the
-runtime; a hatched bar has dynamic activations. Values stand at the bars: nothing has to be read off
-an axis.
+runtime; a hatched or dotted bar has 8-bit activations. Values stand at the bars: nothing has to be
+read off an axis.
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 # Blue and vermillion of Okabe and Ito: told apart under every common colour blindness.
 COLOURS = {"torch": "#0072B2", "onnxruntime": "#D55E00"}
 NAMES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
+HATCHES = {"dynamic": "////", "static": "...."}
+MARKERS = {
+    "float": ("o", "dot"),
+    "dynamic": ("D", "hatched, or diamond"),
+    "static": ("s", "dotted, or square"),
+}
 POINTS_PART = 0.55  # of the width of the scatter plot; the rest is for labels
 INCH_PER_BAR = 0.21
 FEWEST_BARS = 8  # a panel with one bar keeps room for this many, or the bar fills it
@@ -127,8 +133,8 @@ def _bars(
         height=0.72,
     )
     for bar, (row, _) in zip(bars, found, strict=True):
-        if row.activations == "dynamic":
-            bar.set_hatch("////")
+        if row.activations in HATCHES:
+            bar.set_hatch(HATCHES[row.activations])
             bar.set_edgecolor("white")
     # White behind the numbers: the dashed lines of FP32 cross them.
     behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
@@ -160,9 +166,10 @@ def _legend(figure: Figure, rows: Sequence[Row]) -> None:
         for row in rows
         if row.scheme == "fp32"
     ]
-    if any(row.activations == "dynamic" for row in rows):
-        text = "hatched, or diamond: dynamic activations"
-        handles.append(Patch(facecolor="grey", edgecolor="white", hatch="////", label=text))
+    for activations, hatch in HATCHES.items():
+        if any(row.activations == activations for row in rows):
+            text = f"{MARKERS[activations][1]}: {activations} activations"
+            handles.append(Patch(facecolor="grey", edgecolor="white", hatch=hatch, label=text))
     figure.legend(handles=handles, fontsize=10, loc="outside lower center", ncols=len(handles))
 
 
@@ -181,7 +188,7 @@ def _scatter(axes: Axes, rows: Sequence[Row]) -> None:
         return
     points.sort(key=lambda point: (point[1], point[0]))
     for size, error, row in points:
-        marker = "D" if row.activations == "dynamic" else "o"
+        marker = MARKERS[row.activations][0]
         axes.plot(size, error, marker, color=COLOURS[row.runtime], markersize=6, alpha=0.8)
     largest_error = max(error for _, error, _ in points) or 1.0
     largest_size = max(size for size, _, _ in points)

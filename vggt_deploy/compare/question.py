@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_deploy.compare.calibration import CalibrationQuestion
 from vggt_deploy.compare.environment import describe_environment
 from vggt_deploy.compare.jobs import LayerPatterns, ModelQuestion
 from vggt_deploy.compare.variants import Variant
@@ -19,7 +20,7 @@ from vggt_deploy.data.images import load_images
 from vggt_deploy.errors import UsageError
 from vggt_deploy.quantize.schemes import SCHEMES, Precision
 
-QUESTION_SCHEMA = 1
+QUESTION_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Settings:
     outputs: tuple[str, ...]
     precision: Precision | None
     layers: LayerPatterns
+    calibration: CalibrationQuestion | None
     warmup: int
     repeats: int
     threads: int
@@ -80,6 +82,7 @@ class Pictures:
     paths: tuple[Path, ...]
     sha256: tuple[str, ...]
     skipped: tuple[str, ...]
+    skip_bad: bool
     mode: str
     note: str
 
@@ -143,6 +146,7 @@ def read_pictures(
         paths=batch.paths,
         sha256=batch.sha256,
         skipped=skipped,
+        skip_bad=skip_bad,
         mode=mode,
         note=note,
     )
@@ -159,6 +163,7 @@ def build_question(settings: Settings, pictures: Pictures, identity: Identity) -
         "outputs": list(settings.outputs),
         "precision": settings.precision,
         "layers": {key: list(value) for key, value in asdict(settings.layers).items()},
+        "calibration": settings.calibration and settings.calibration.to_json(),
         "warmup": settings.warmup,
         "repeats": settings.repeats,
         "threads": settings.threads,

@@ -32,7 +32,7 @@ DiskKind = Literal["artifact folder", "checkpoint file", "state dict saved"]
 class Failure:
     """Why a row has no numbers. `tail`: the last lines that the process wrote."""
 
-    stage: Literal["scheme table", "export", "measure", "accuracy"]
+    stage: Literal["scheme table", "calibrate", "export", "measure", "accuracy"]
     message: str
     fix: str | None = None
     tail: tuple[str, ...] = ()

@@ -25,8 +25,11 @@ from rich.progress import (
 
 from vggt_deploy.compare.geometry import geometry_metrics
 from vggt_deploy.compare.jobs import (
+    CalibrateJob,
+    Calibration,
     ExportJob,
     IdentifyJob,
+    Job,
     JobKind,
     MeasureJob,
     write_job,
@@ -41,6 +44,7 @@ from vggt_deploy.compare.subjects import wanted_tensors
 from vggt_deploy.compare.variants import REFERENCE, Variant
 from vggt_deploy.errors import ArtifactError, CompareError
 from vggt_deploy.manifest import read_manifest
+from vggt_deploy.quantize.statistics import holds_statistics
 
 Arrays = dict[str, NDArray[np.float32]]
 FRAMES_AT_LEAST = 16  # what the kept artifacts accept, so that they are of use afterwards
@@ -58,7 +62,7 @@ class Paths:
 def ask(
     command: Sequence[str],
     kind: JobKind,
-    job: ExportJob | IdentifyJob | MeasureJob,
+    job: Job,
     paths: Paths,
     *,
     timeout_s: float,
@@ -131,6 +135,7 @@ class Sweep:
     def run(self) -> tuple[Row, ...]:
         """The row of each variant, in order; the reference first."""
         rows: list[Row] = []
+        calibration = self._calibration()
         reference: Arrays = {}
         columns = (
             SpinnerColumn(),
@@ -146,7 +151,7 @@ class Sweep:
                 row = finished_row(self.folder, variant)
                 kept = row is not None
                 if row is None:
-                    row = self._row(variant, reference)
+                    row = self._row(variant, reference, calibration)
                 if variant == REFERENCE:
                     reference = self._reference(row)
                     row = row if kept else self._with_accuracy(row, variant, reference)
@@ -173,32 +178,71 @@ class Sweep:
             raise CompareError(f"the reference's outputs: {arrays.message}", "begin again")
         return arrays
 
-    def _row(self, variant: Variant, reference: Arrays) -> Row:
+    def _calibration(self) -> Calibration | Failure | None:
+        """The statistics of static activations, collected in a process of its own if need be."""
+        asked, pictures = self.settings.calibration, self.pictures
+        static = [v for v in self.settings.variants if v.activations == "static"]
+        if asked is None or all(finished_row(self.folder, v) is not None for v in static):
+            return None
+        if asked.statistics:
+            return Calibration(str(asked.folder), asked.method)
+        ready = Calibration(str(self.folder.calibration), asked.method)
+        # The question is the same as that of the run that left them, and they are written whole.
+        if holds_statistics(self.folder.calibration):
+            return ready
+        self.console.print(f"calibrating on {asked.folder}", highlight=False, markup=False)
+        paths = self._paths("calibrate")
+        job = CalibrateJob(
+            parent=os.getpid(),
+            answer=str(paths.answer),
+            model=self.settings.model,
+            images=str(asked.folder),
+            folder=str(self.folder.calibration),
+            height=pictures.height,
+            width=pictures.width,
+            mode=pictures.mode,
+            frames_per_pass=pictures.frames,
+            skip_bad=pictures.skip_bad,
+            threads=self.settings.threads,
+        )
+        answer = self._ask("calibrate", job, paths)
+        return answer if isinstance(answer, Failure) else ready
+
+    def _row(
+        self, variant: Variant, reference: Arrays, calibrated: Calibration | Failure | None
+    ) -> Row:
         support = variant.support
         text = f"{support.level}: {support.note}" if support.note else support.level
         row = Row(variant.runtime, variant.scheme, variant.activations, "failed", text)
         if not support.runs:
             failure = Failure("scheme table", f"{variant.runtime} does not run it: {support.note}")
             return replace(row, status="refused", failure=failure)
+        calibration = calibrated if variant.activations == "static" else None
+        if isinstance(calibration, Failure):
+            return replace(row, failure=calibration)
         export: ExportMeasure | None = None
         if variant.runtime != "torch":
-            made = self._artifact(variant)
+            made = self._artifact(variant, calibration)
             if isinstance(made, Failure):
                 return replace(row, failure=made)
             export = made
         job = self.folder.job(variant.slug)
         row = replace(row, export=export, command=(*self.command, "measure", str(job)))
-        measured = self._measure(variant, export)
+        measured = self._measure(variant, export, calibration)
         if isinstance(measured, Failure):
             return replace(row, failure=measured)
         row = replace(row, status="done", measured=measured)
         return row if variant == REFERENCE else self._with_accuracy(row, variant, reference)
 
-    def _artifact(self, variant: Variant) -> ExportMeasure | Failure:
+    def _paths(self, name: str) -> Paths:
+        return Paths(self.folder.job(name), self.folder.answer(name), self.folder.log(name))
+
+    def _artifact(
+        self, variant: Variant, calibration: Calibration | None
+    ) -> ExportMeasure | Failure:
         """Export the scheme in its own process; the artifact stays in the output folder."""
         settings, pictures, target = self.settings, self.pictures, self.folder.artifact(variant)
-        name = f"export-{variant.scheme_label}"
-        paths = Paths(self.folder.job(name), self.folder.answer(name), self.folder.log(name))
+        paths = self._paths(f"export-{variant.scheme_label}")
         frames = pictures.frames
         job = ExportJob(
             parent=os.getpid(),
@@ -215,6 +259,7 @@ class Sweep:
             trace_cache=str(self.folder.traces),
             verify=settings.verify,
             layers=settings.layers,
+            calibration=calibration,
             threads=settings.threads,
         )
         answer = self._former_export(target, paths) or self._ask("export", job, paths)
@@ -234,13 +279,11 @@ class Sweep:
             return None  # whatever is wrong with it, it is exported again
         return answer
 
-    def _measure(self, variant: Variant, export: ExportMeasure | None) -> Measured | Failure:
+    def _measure(
+        self, variant: Variant, export: ExportMeasure | None, calibration: Calibration | None
+    ) -> Measured | Failure:
         settings = self.settings
-        paths = Paths(
-            self.folder.job(variant.slug),
-            self.folder.answer(variant.slug),
-            self.folder.log(variant.slug),
-        )
+        paths = self._paths(variant.slug)
         weigh = variant == REFERENCE and self.identity.checkpoint_bytes is None
         arrays = self.folder.arrays(variant)
         arrays.unlink(missing_ok=True)
@@ -257,6 +300,7 @@ class Sweep:
             images=str(self.folder.images),
             arrays=str(arrays),
             layers=settings.layers,
+            calibration=calibration,
             threads=settings.threads,
             warmup=settings.warmup,
             repeats=settings.repeats,
@@ -288,9 +332,7 @@ class Sweep:
             size = {"disk_bytes": saved, "disk_kind": "state dict saved"}
         return Measured(**{**answer, **size, "notes": tuple(answer["notes"])})
 
-    def _ask(
-        self, kind: JobKind, job: ExportJob | MeasureJob, paths: Paths
-    ) -> dict[str, Any] | Failure:
+    def _ask(self, kind: JobKind, job: Job, paths: Paths) -> dict[str, Any] | Failure:
         settings = self.settings
         return ask(
             self.command, kind, job, paths, timeout_s=settings.timeout_s, threads=settings.threads

@@ -48,6 +48,11 @@ class Folder:
         return self.work / "images.npy"
 
     @property
+    def calibration(self) -> Path:
+        """Statistics for static activations, unless the user gave some."""
+        return self.work / "calibration"
+
+    @property
     def traces(self) -> Path:
         """Traced graphs, which all schemes of the run start from."""
         return self.work / "traces"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vggt_deploy.engines.runtime import Session
     from vggt_deploy.model.vggt import VGGT
     from vggt_deploy.quantize.schemes import Precision
+    from vggt_deploy.records import ModelRecord
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -76,6 +77,7 @@ class TorchSubject:
         from vggt_deploy.quantize.apply import build_quantized
         from vggt_deploy.quantize.plan import keeps_layer_scale
         from vggt_deploy.quantize.schemes import get_scheme
+        from vggt_deploy.quantize.statistics import model_record
 
         job = self._job
         heads = cast(Any, frozenset(group.head for group in output_groups(job.outputs)))
@@ -93,12 +95,28 @@ class TorchSubject:
             FoldedWeights(source, config, keep_layer_scale=keeps_layer_scale(precision)),
             get_scheme(job.scheme),
             activations=cast(Any, job.activations),
+            input_scales=self._input_scales(model_record(config, source), precision),
             heads=heads,
             include=job.layers.include,
             exclude=job.layers.exclude,
             sensitive=job.layers.sensitive,
             precision=precision,
         )
+
+    def _input_scales(self, model: ModelRecord, precision: Precision) -> dict[str, float] | None:
+        """Scales of all observed Linears, also of those that stay float; None if not static."""
+        from vggt_deploy.quantize.calibration import input_scales
+        from vggt_deploy.quantize.histogram import parse_method
+        from vggt_deploy.quantize.statistics import load_statistics, require_same
+
+        calibration = self._job.calibration
+        if calibration is None:
+            return None
+        statistics = load_statistics(Path(calibration.statistics))
+        height, width = np.load(self._job.images, mmap_mode="r").shape[-2:]
+        require_same(statistics, model, height, width)
+        method = parse_method(calibration.method)
+        return input_scales(statistics, statistics.layers, method, precision)
 
     def _loaded(self) -> VGGT:
         if self._model is None:

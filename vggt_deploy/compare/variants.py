@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from vggt_deploy.errors import UsageError
-from vggt_deploy.quantize.schemes import SCHEMES, Activations, parse_variant
+from vggt_deploy.quantize.schemes import SCHEMES, Activations, parse_variant, takes_activations
 from vggt_deploy.quantize.targets import Support, Target, support
 
 Runtime = Literal["torch", "onnxruntime"]
@@ -65,23 +65,28 @@ def parse_runtimes(text: str | Sequence[str]) -> tuple[Runtime, ...]:
 
 
 def parse_variants(
-    schemes: str | Sequence[str], runtimes: str | Sequence[str]
+    schemes: str | Sequence[str], runtimes: str | Sequence[str], *, calibrated: bool = False
 ) -> tuple[Variant, ...]:
     """The rows to run, the reference first, each once.
 
     `schemes` is "all" or scheme labels ("int8_pc_sym", "int4_g128+dynamic"), comma-separated or a
-    sequence. "all" is every scheme with float activations, and every integer scheme with dynamic
-    activations on the runtimes that have them. A label that was asked for by name stays even
-    where a runtime can't run it: its row says why.
+    sequence. "all" is every scheme with float activations, and those with dynamic activations (and,
+    if there is something to calibrate on, static ones) on the runtimes that have them. A label that
+    was asked for by name stays even where a runtime can't run it: its row says why.
     """
     names = _split(schemes, "--schemes")
     variants = [REFERENCE]
     for runtime in parse_runtimes(runtimes):
         if names == ["all"]:
             variants += [Variant(runtime, scheme) for scheme in SCHEMES]
-            integer = [name for name, scheme in SCHEMES.items() if scheme.linear is not None]
-            dynamic = [Variant(runtime, name, "dynamic") for name in integer]
-            variants += [variant for variant in dynamic if variant.support.runs]
+            modes: tuple[Activations, ...] = ("dynamic", "static") if calibrated else ("dynamic",)
+            variants += [
+                variant
+                for mode in modes
+                for name, scheme in SCHEMES.items()
+                if takes_activations(scheme, mode)
+                and (variant := Variant(runtime, name, mode)).support.runs
+            ]
             continue
         for name in names:
             scheme, activations = parse_variant(name)

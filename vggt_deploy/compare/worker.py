@@ -1,9 +1,9 @@
 """One job in a process of its own: `python -m vggt_deploy.compare.worker JOB FILE`.
 
-JOB is identify, export or measure; FILE a job written by `jobs.write_job`. The answer goes to the
-file that the job names: {"ok": {...}}, or {"error": {...}} and exit code 1 for an error that we
-understand. Anything else (a missing library, a crash) is left to Python: its traceback is in the
-log, the exit code is not 0, there is no answer, and the parent reports that.
+JOB is identify, calibrate, export or measure; FILE a job written by `jobs.write_job`. The answer
+goes to the file that the job names: {"ok": {...}}, or {"error": {...}} and exit code 1 for an error
+that we understand. Anything else (a missing library, a crash) is left to Python: its traceback is
+in the log, the exit code is not 0, there is no answer, and the parent reports that.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ import numpy as np
 
 from vggt_deploy.compare.contention import watch_others
 from vggt_deploy.compare.jobs import (
+    CalibrateJob,
     ExportJob,
     IdentifyJob,
+    Job,
     MeasureJob,
+    read_calibrate,
     read_export,
     read_identify,
     read_measure,
@@ -34,7 +37,6 @@ from vggt_deploy.compare.subjects import make_subject
 from vggt_deploy.errors import CompareError, DeployError
 
 Answer = dict[str, Any]
-Job = ExportJob | IdentifyJob | MeasureJob
 
 
 def identify(job: IdentifyJob) -> Answer:
@@ -69,6 +71,30 @@ def _checkpoint_bytes(spec: str, commit: str | None) -> int:
     return path.stat().st_size
 
 
+def run_calibrate(job: CalibrateJob) -> Answer:
+    """Collect the statistics that all variants with static activations share."""
+    import torch
+
+    from vggt_deploy.quantize.calibration import collect_statistics
+
+    torch.set_num_threads(job.threads)
+    start = time.perf_counter()
+    statistics = collect_statistics(
+        job.model.spec,
+        Path(job.images),
+        output_dir=Path(job.folder),
+        height=job.height,
+        width=job.width,
+        mode=job.mode,  # type: ignore[arg-type]  # checked when the pictures were read
+        config=job.model.config,
+        revision=job.model.revision,
+        frames_per_pass=job.frames_per_pass,
+        skip_bad_images=job.skip_bad,
+        overwrite=True,
+    )
+    return {"seconds": time.perf_counter() - start, "images": len(statistics.images)}
+
+
 def run_export(job: ExportJob) -> Answer:
     """Write the artifact; whole-process peak memory and the exporter's own timings."""
     import torch
@@ -77,6 +103,10 @@ def run_export(job: ExportJob) -> Answer:
 
     torch.set_num_threads(job.threads)
     start = time.perf_counter()
+    calibration: dict[str, Any] = {}
+    if job.calibration is not None:
+        calibration["calibrate"] = Path(job.calibration.statistics)
+        calibration["calibration_method"] = job.calibration.method
     result = export(
         job.model.spec,
         job.scheme,
@@ -95,6 +125,7 @@ def run_export(job: ExportJob) -> Answer:
         config=job.model.config,
         revision=job.model.revision,
         trace_cache=Path(job.trace_cache),
+        **calibration,
     )
     return {
         "seconds": time.perf_counter() - start,
@@ -162,13 +193,16 @@ def _prepare(kind: str, path: Path) -> tuple[Job, Callable[[], Answer]]:
         case "identify":
             identify_job = read_identify(path)
             return identify_job, partial(identify, identify_job)
+        case "calibrate":
+            calibrate_job = read_calibrate(path)
+            return calibrate_job, partial(run_calibrate, calibrate_job)
         case "export":
             export_job = read_export(path)
             return export_job, partial(run_export, export_job)
         case "measure":
             measure_job = read_measure(path)
             return measure_job, partial(run_measure, measure_job)
-    raise CompareError(f"unknown job {kind!r}", "use identify, export or measure")
+    raise CompareError(f"unknown job {kind!r}", "use identify, calibrate, export or measure")
 
 
 def main(arguments: Sequence[str]) -> int:
