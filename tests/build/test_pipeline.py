@@ -68,6 +68,8 @@ def test_an_engine_folder_says_all_about_itself(run: Any, artifact: Path, tmp_pa
     assert engine.compute_capabilities == ("8.9",)
     assert engine.profiles == (FramesRange(1, 4, 5),)
     assert engine.flags == ("TF32",)
+    # 14 x 64 and 64 x 32 integers, their scales and zero points, and what quantizes the inputs
+    assert engine.packed_bytes == 14 * 64 + 64 * 32 + 96 * 5 + 2 * 5
     assert engine.built_on["gpu"]
     assert not engine.stripped
 

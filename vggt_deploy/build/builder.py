@@ -33,8 +33,10 @@ from vggt_deploy.records import FileRecord
 # TensorRT's classes, for readers: the module is known only at run time.
 Builder: TypeAlias = Any
 IBuilderConfig: TypeAlias = Any
+ICudaEngine: TypeAlias = Any
 INetworkDefinition: TypeAlias = Any
 OnnxParser: TypeAlias = Any
+Runtime: TypeAlias = Any
 
 STAGE = "build"
 CANCEL_STAGE = "cancel"
@@ -246,27 +248,15 @@ def _describe(
     engine on the GPU, which is there: it built on it. A stripped engine gets its weights back in
     the same go, so that one which can't take them is never shipped.
     """
-    if library.is_rtx:
-        records = [text for text in log.records if text.startswith(RECORD_BEGIN)]
-        if not records:
-            raise BuildError(
-                f"{library.title} wrote no layer record, so nothing can be proven about the engine",
-                "use a version of TensorRT-RTX that vggt-deploy knows (pip install "
-                "'vggt-deploy[rtx]')",
-            )
-        return records[-1], "builder layer record", None
+    if library.is_rtx and not settings.strip:
+        return _layer_record(library, log), "builder layer record", None
     trt = library.trt
-    runtime = trt.Runtime(log)
-    # This process has just written it: the one plan that needs no hash before it is loaded.
-    with plan.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        engine = runtime.deserialize_cuda_engine(content)
-    if engine is None:
-        raise BuildError(
-            f"{library.title} can't load the engine that it has just built:\n    {log.explain()}",
-            "free memory on the GPU and build again",
-        )
+    runtime = trt.Runtime(log)  # must live as long as the engine
+    engine = _load(library, runtime, plan, log)
     if settings.strip:
         refit_from_graph(library, engine, graph, log)
+    if library.is_rtx:
+        return _layer_record(library, log), "builder layer record", None
     inspector = engine.create_engine_inspector()
     text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     activations = tuple(
@@ -274,3 +264,25 @@ def _describe(
         for index in range(engine.num_optimization_profiles)
     )
     return str(text), "engine inspector", activations
+
+
+def _layer_record(library: Library, log: Any) -> str:
+    records = [text for text in log.records if text.startswith(RECORD_BEGIN)]
+    if not records:
+        raise BuildError(
+            f"{library.title} wrote no layer record, so nothing can be proven about the engine",
+            "use a version of TensorRT-RTX that vggt-deploy knows (pip install 'vggt-deploy[rtx]')",
+        )
+    return str(records[-1])
+
+
+def _load(library: Library, runtime: Runtime, plan: Path, log: Any) -> ICudaEngine:
+    """The engine that this process has just written: the one plan that needs no hash before."""
+    with plan.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        engine = runtime.deserialize_cuda_engine(content)
+    if engine is None:
+        raise BuildError(
+            f"{library.title} can't load the engine that it has just built:\n    {log.explain()}",
+            "free memory on the GPU and build again",
+        )
+    return engine

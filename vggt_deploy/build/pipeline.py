@@ -38,6 +38,7 @@ from vggt_deploy.engines.kernels import (
     parse_layer_record,
     prove,
 )
+from vggt_deploy.engines.onnx_weights import packed_bytes
 from vggt_deploy.engines.tensorrt.library import Library, load_library
 from vggt_deploy.errors import ProofError, UsageError
 from vggt_deploy.manifest import SCHEMA, hash_file, now, read_manifest, write_manifest
@@ -293,6 +294,7 @@ def _manifest(
         activation_bytes=built.activation_bytes,
         built_on=_built_on(job.gpu),
         proof=proof,
+        packed_bytes=packed_bytes(job.graph),
     )
     frames = dataclasses.replace(source.frames, min=ranges[0].min, max=ranges[-1].max)
     frames = dataclasses.replace(frames, opt=min(max(frames.opt, frames.min), frames.max))
