@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from vggt_deploy.build import plan_file
+from vggt_deploy.build import builder, plan_file
 from vggt_deploy.build.builder import BuiltPlan, build_plan
 from vggt_deploy.build.configure import configure
+from vggt_deploy.build.monitor import BuildProgress
 from vggt_deploy.build.settings import BuildSettings
 from vggt_deploy.engines.kernels import parse_layer_record
 from vggt_deploy.engines.tensorrt.library import Library
@@ -180,6 +181,17 @@ def test_an_exception_in_progress_stops_tensorrt(build: Any, network: Any, kind:
     with pytest.raises(kind):
         build(model, progress=progress)
     assert "tensorrt-build" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_tensorrt_stops_when_the_monitor_says_so(
+    build: Any, two_linears: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled = BuildProgress()
+    cancelled.cancel()
+    monkeypatch.setattr(builder, "BuildProgress", lambda: cancelled)
+    with pytest.raises(BuildError, match="can't build"):
+        build(two_linears())
+    assert cancelled.permille() < 1000
 
 
 def test_an_exception_in_the_builders_thread_arrives(

@@ -22,8 +22,16 @@ def test_shares_of_open_phases_add_up() -> None:
     state.finish("child")
     state.step("root", 1)
     assert state.permille() == 500
-    state.finish("root")
+    state.step("root", 3)
     assert state.permille() == 1000
+
+
+def test_a_build_that_ends_early_is_not_done() -> None:
+    state = BuildProgress()
+    state.start("root", None, 4)
+    state.step("root", 0)
+    state.finish("root")
+    assert state.permille() == 250
 
 
 def test_a_phase_that_ends_early_does_not_set_it_back() -> None:

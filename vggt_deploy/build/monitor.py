@@ -53,11 +53,9 @@ class BuildProgress:
         return not self.cancelled
 
     def finish(self, name: str) -> None:
-        """A phase ended, perhaps before its last step."""
+        """A phase ended, perhaps before its last step, or because the build failed."""
         with self._lock:
             self._phases.pop(name, None)
-            if name == self._root:
-                self._furthest = PERMILLE
 
     def cancel(self) -> None:
         """Let the next step be the last. Takes no lock: a signal handler may call it anywhere."""
