@@ -214,6 +214,10 @@ def test_a_folder_with_content_is_refused(pictures: Path, tmp_path: Path) -> Non
     with pytest.raises(ArtifactError, match="not empty"):
         collect(pictures, folder, max_images=1)
     assert len(collect(pictures, folder, max_images=2, overwrite=True).images) == 2
+    (folder / "manifest.json").write_text("{}")  # an artifact, which carries statistics too
+    with pytest.raises(ArtifactError, match="is an exported artifact"):
+        collect(pictures, folder, max_images=1, overwrite=True)
+    assert len(load_statistics(folder).images) == 2
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("mine")

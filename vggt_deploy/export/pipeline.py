@@ -70,7 +70,7 @@ VERSIONED = (
     "onnxruntime-gpu",
     "numpy",
 )
-# Two graph files of VGGT-1B, and room for scales and alignment.
+# Two graph files of VGGT-1B, and room for scales and alignment; as much for statistics.
 OVERHEAD_BYTES = 16 << 20
 
 Stored = dict[str, StoredWeight]
@@ -338,7 +338,7 @@ def installed_versions() -> dict[str, str]:
 
 def _estimate(job: _Job) -> int:
     """Bytes the artifact will take, a little too high: weights in their format, the rest float."""
-    total = OVERHEAD_BYTES
+    total = OVERHEAD_BYTES if job.request.calibration is None else 2 * OVERHEAD_BYTES
     float_bytes = FLOAT_BYTES[job.request.precision]
     for key, shape in expected_shapes(job.config, job.request.heads).items():
         layer, _, leaf = key.rpartition(".")

@@ -1,7 +1,8 @@
-"""Weights to integers.
+"""Weights to integers, and activations.
 
 Which scheme (`schemes`), which layer gets it (`plan`), the maths (`qparams`), the bytes (`packing`,
-`layout`), the PyTorch variant (`apply`), and what each target does with it (`targets`).
+`layout`), the PyTorch variant (`apply`), and what each target does with it (`targets`). For static
+activations: what the user's images put into each layer (`calibration`, `histogram`, `statistics`).
 
 Only the torch-free names are re-exported here, so `import vggt_deploy.quantize` stays cheap.
 """

@@ -29,7 +29,14 @@ from torch import Tensor, nn
 from vggt_deploy.artifact import writing
 from vggt_deploy.data.folders import find_images
 from vggt_deploy.data.images import Mode, load_images
-from vggt_deploy.errors import CalibrationError, ImageError, QuantizeError, UsageError
+from vggt_deploy.errors import (
+    ArtifactError,
+    CalibrationError,
+    ImageError,
+    QuantizeError,
+    UsageError,
+)
+from vggt_deploy.manifest import MANIFEST_NAME
 from vggt_deploy.model.config import VGGTConfig
 from vggt_deploy.model.sources import WeightSource
 from vggt_deploy.model.vggt import VGGT
@@ -98,6 +105,12 @@ def collect_statistics(
     pictures = Pictures(
         Path(images), height, width, mode, max_images, frames_per_pass, skip_bad_images
     )
+    if (Path(output_dir) / MANIFEST_NAME).is_file():
+        # It may hold a RECORD_NAME of its own, by which --overwrite would take it for statistics.
+        raise ArtifactError(
+            f"{output_dir} is an exported artifact, not a folder of statistics",
+            "give another folder with -o DIR",
+        )
     with writing(Path(output_dir), overwrite=overwrite, marker=RECORD_NAME) as folder:
         sizes, source = open_weights(model, config=config, revision=revision)
         statistics = observe(sizes, source, pictures, progress)
