@@ -225,12 +225,14 @@ def make_module(events: list[str], *, loads: bool = True, refits: bool = True) -
             return 100 + index
 
     class Runtime:
+        engine_host_code_allowed = False
+
         def __init__(self, log: Any) -> None:
             self.log = log
 
         def deserialize_cuda_engine(self, plan: mmap.mmap) -> Engine | None:
             assert plan[:] == b"ftrt plan"
-            events.append("load")
+            events.append("load with host code" if self.engine_host_code_allowed else "load")
             if not loads:
                 self.log.log(severity.ERROR, "out of memory")
             return Engine() if loads else None
@@ -289,6 +291,14 @@ def test_stripped_means_that_the_weights_can_be_put_back(path: Path) -> None:
     built = build_plan(library, path.with_name("model.onnx"), settings(path, strip=True))
     assert built.flags == ("TF32", "STRIP_PLAN", "REFIT_IDENTICAL")
     assert events[2:] == ["load", "read model.onnx", "refit", "inspect"]
+
+
+def test_host_code_is_allowed_only_for_what_needs_it(path: Path) -> None:
+    events: list[str] = []
+    library = Library(make_module(events), "tensorrt", "10.16.1.11")
+    asked = settings(path, version_compatible=True)
+    assert build_plan(library, path.with_name("model.onnx"), asked).flags[1] == "VERSION_COMPATIBLE"
+    assert events[2] == "load with host code"
 
 
 def test_a_stripped_plan_that_takes_no_weights_is_refused(path: Path) -> None:

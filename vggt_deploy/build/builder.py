@@ -252,6 +252,9 @@ def _describe(
         return _layer_record(library, log), "builder layer record", None
     trt = library.trt
     runtime = trt.Runtime(log)  # must live as long as the engine
+    if settings.version_compatible:
+        # Such a plan carries the lean runtime, as host code. This process has just made it.
+        runtime.engine_host_code_allowed = True
     engine = _load(library, runtime, plan, log)
     if settings.strip:
         refit_from_graph(library, engine, graph, log)
