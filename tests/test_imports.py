@@ -61,7 +61,7 @@ LIGHT = (
     "vggt_deploy.ship",
     "vggt_deploy.tables",
 )
-HEAVY = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tensorrt", "tensorrt_rtx", "matplotlib")
+HEAVY = (*ONNX, *RUNTIMES, "torch", "matplotlib")
 
 
 def imported_names(source: str) -> Iterator[str]:

@@ -23,15 +23,19 @@ import vggt_deploy
 ROOT = Path(__file__).resolve().parents[1]
 # Distribution -> the name it is imported by, where they differ.
 IMPORT_NAMES = {
+    "cuda-bindings": "cuda",
     "onnx-ir": "onnx_ir",
     "onnxruntime-gpu": "onnxruntime",
     "pillow": "PIL",
     "scikit-image": "skimage",
+    "tensorrt-rtx-cu13": "tensorrt_rtx",
 }
 # Declared without an import of ours: torch.onnx.export imports onnxscript and onnx itself.
 USED_BELOW_US = {"onnx", "onnxscript"}
-# Imported where present, and not declared: no command depends on them yet.
-OPTIONAL = {"tensorrt", "tensorrt_rtx"}
+# Imported and not declared: onnx raises protobuf's errors, and brings it.
+BROUGHT_BY_ONNX = {"google"}
+# Imported by name in `engines.tensorrt.library`, which takes one of the two.
+USED_BY_NAME = {"tensorrt", "tensorrt_rtx"}
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +65,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     skip = shutil.ignore_patterns("__pycache__", "*.egg-info")
     shutil.copytree(ROOT / "vggt_deploy", source / "vggt_deploy", ignore=skip)
     shutil.copytree(ROOT / "tests", source / "tests", ignore=skip)
+    shutil.copytree(ROOT / "engines", source / "engines", ignore=skip)
     for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
         shutil.copy(ROOT / name, source / name)
     (source / "demo").mkdir()
@@ -82,7 +87,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) ->
         for path in (ROOT / "vggt_deploy").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert names == expected
+    profiles = {path.name for path in (ROOT / "engines").glob("*.toml")}
+    assert len(profiles) >= 8
+    assert names == expected | {f"vggt_deploy/build/devices/{name}" for name in profiles}
     assert "vggt_deploy/py.typed" in names
 
 
@@ -145,7 +152,7 @@ def imported_roots() -> set[str]:
 def test_what_is_imported_is_declared_and_what_is_declared_is_used(project: dict[str, Any]) -> None:
     extras = [extra for extra in project["optional-dependencies"] if extra != "test"]
     declared = {IMPORT_NAMES.get(n, n.replace("-", "_")) for n in requirements(project, *extras)}
-    used = imported_roots() - OPTIONAL
+    used = imported_roots() - BROUGHT_BY_ONNX | USED_BY_NAME
     assert used - declared == set()
     assert declared - used - USED_BELOW_US == set()
 

@@ -112,21 +112,20 @@ def print_verification(verification: Verification, out: Console) -> None:
         f"{index.variant}; signature: {verification.signature}{signer}",
         markup=False,
     )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("engine", "for", "built by", "here", "why"):
-        table.add_column(column, overflow="fold")
-    fits = {fit.engine: fit for fit in verification.fits}
     for entry in index.engines:
-        fit = fits.get(entry.name)
-        state = "not asked" if fit is None else fit.state
-        table.add_row(
-            Text(entry.name),
-            Text(entry.device),
-            Text(f"{entry.runtime} {entry.runtime_version}"),
-            Text(state, _FIT_STYLE.get(state, "")),
-            Text("" if fit is None else "; ".join(one.reason for one in fit.findings if one.state != "fits")),
+        out.print(
+            f"  {entry.name}: {entry.runtime} {entry.runtime_version} for {entry.device}",
+            markup=False,
         )
-    out.print(table)
+    if verification.fits:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("engine", "looked at", "here", "why"):
+            table.add_column(column, overflow="fold")
+        for fit in verification.fits:
+            for one in fit.findings:
+                state = Text(one.state, _FIT_STYLE[one.state])
+                table.add_row(Text(fit.engine), Text(one.what), state, Text(one.reason))
+        out.print(table)
     out.print(verification.advice, markup=False)
 
 

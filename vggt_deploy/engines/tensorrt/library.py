@@ -26,8 +26,8 @@ OLDEST = (10, 3)
 
 _MODULES: dict[TensorRTRuntime, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _INSTALL: dict[TensorRTRuntime, str] = {
-    "tensorrt": "pip install 'vggt-deploy[tensorrt]' on a machine with an NVIDIA GPU; JetPack "
-    "brings its own TensorRT: use a virtual environment with --system-site-packages",
+    "tensorrt": "pip install 'vggt-deploy[tensorrt]' on a machine with an NVIDIA GPU; a Jetson has "
+    "its own (JetPack 7: virtual environment with --system-site-packages; JetPack 6: docker/)",
     "tensorrt-rtx": "pip install 'vggt-deploy[rtx]'",
 }
 # What TensorRT says on every build without a GPU, and that is not why it failed.
