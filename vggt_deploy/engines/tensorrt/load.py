@@ -25,7 +25,7 @@ ICudaEngine: TypeAlias = Any
 Runtime: TypeAlias = Any
 
 _TITLES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
-_GB = 1e9
+_GB, _MB = 1e9, 1e6
 _AMPERE = 8  # the first number of its compute capabilities
 _BUILD = (
     "build it with the TensorRT of this machine: vggt-deploy build ARTIFACT --runtime {runtime}"
@@ -82,11 +82,12 @@ def describe_needs(folder: Path, record: EngineRecord) -> str:
     size = (folder / record.file).stat().st_size
     if record.activation_bytes:
         size += max(record.activation_bytes)
+    memory = f"{size / _GB:.1f} GB" if size >= _GB else f"{size / _MB:.0f} MB"
     exactly = "" if _COMPATIBLE not in record.flags else " or newer"
     return (
         f"{_TITLES[record.runtime]} {record.runtime_version}{exactly}, a GPU of compute capability "
         f"{' or '.join(record.compute_capabilities) or 'that TensorRT chooses'} and at least "
-        f"{size / _GB:.1f} GB of its memory"
+        f"{memory} of its memory"
     )
 
 
