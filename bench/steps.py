@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bench.worker import Answer, Step, serve
 from vggt_deploy.compare.contention import watch_others
 from vggt_deploy.compare.latency import measure
-from vggt_deploy.compare.memory import peak_rss_bytes
+from vggt_deploy.memory import peak_rss_bytes
 
 HEADS = frozenset({"camera", "depth", "point"})
 OUTPUTS = ("pose_enc", "depth", "depth_conf", "world_points", "world_points_conf")

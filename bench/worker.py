@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vggt_deploy.compare.jobs import write_json
-from vggt_deploy.compare.memory import peak_rss_bytes
 from vggt_deploy.compare.processes import die_with_parent
 from vggt_deploy.errors import DeployError
+from vggt_deploy.memory import peak_rss_bytes
 
 Answer = dict[str, Any]
 Step = Callable[..., Answer]

@@ -34,8 +34,8 @@ IMPORT_NAMES = {
 USED_BELOW_US = {"onnx", "onnxscript"}
 # Imported and not declared: onnx raises protobuf's errors, and brings it.
 BROUGHT_BY_ONNX = {"google"}
-# Imported by name in `engines.tensorrt.library`, which takes one of the two.
-USED_BY_NAME = {"tensorrt", "tensorrt_rtx"}
+# Imported by name: which TensorRT, and whether there is CUDA, is found out at run time.
+USED_BY_NAME = {"cuda", "tensorrt", "tensorrt_rtx"}
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ A library function takes `progress: Progress | None`; a notebook may pass its ow
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
@@ -15,6 +16,25 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Progress: TypeAlias = Callable[[str, int, int], None]
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """No progress wanted."""
+    del stage, done, total
+
+
+class StageClock:
+    """`seconds` by stage: each `lap` is the time since the one before."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """The time since the last lap went into `stage`."""
+        now_s = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now_s - self._since
+        self._since = now_s
 
 
 @contextmanager

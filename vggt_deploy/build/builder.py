@@ -27,6 +27,7 @@ from vggt_deploy.engines.layer_record import RECORD_BEGIN
 from vggt_deploy.engines.tensorrt.library import Library
 from vggt_deploy.engines.tensorrt.refit import refit_from_graph
 from vggt_deploy.errors import BuildError
+from vggt_deploy.memory import peak_rss_bytes
 from vggt_deploy.progress import Progress
 from vggt_deploy.records import FileRecord
 
@@ -99,7 +100,7 @@ def build_plan(
         layers=layers,
         layers_source=source,
         seconds=seconds,
-        peak_rss_bytes=_peak_rss_bytes(),
+        peak_rss_bytes=peak_rss_bytes()[0],
         weights_bytes=_weights_bytes(log.records),
         activation_bytes=activations,
         flags=flags,
@@ -223,15 +224,6 @@ def _write_plan(
         return bool(builder.build_serialized_network_to_stream(network, config, writer))
     plan = builder.build_serialized_network(network, config)
     return plan is not None and target.write(plan) > 0
-
-
-def _peak_rss_bytes() -> int:
-    """The most memory that this process had. VmHWM starts at zero with the process; ru_maxrss would
-    be inherited from a bigger parent. TensorRT's machines (Linux) all have it.
-    """
-    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert match is not None, "every Linux since 2.6 has VmHWM"
-    return int(match[1]) * 1024
 
 
 def _weights_bytes(records: tuple[str, ...]) -> int | None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import platform
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +41,7 @@ from vggt_deploy.engines.onnx_weights import packed_bytes
 from vggt_deploy.engines.tensorrt.library import Library, load_library
 from vggt_deploy.errors import ProofError, UsageError
 from vggt_deploy.manifest import SCHEMA, hash_file, now, read_manifest, write_manifest
-from vggt_deploy.progress import Progress
+from vggt_deploy.progress import Progress, StageClock, silent
 from vggt_deploy.records import EngineRecord, FileRecord, Manifest, ProofRecord
 
 ENGINE_NAME = "model.engine"
@@ -90,8 +89,8 @@ def build(
             does not compute as promised. Nothing is left behind.
         ArtifactError: the artifact was changed, or the folder is in use, not empty, or disk full.
     """
-    report = progress or _silent
-    clock = _Clock()
+    report = progress or silent
+    clock = StageClock()
     artifact = Path(artifact)
     report("hashes", 0, 0)
     manifest = read_manifest(artifact)
@@ -144,24 +143,6 @@ class _Job:
         return self.artifact / self.manifest.graphs["tensorrt"].file
 
 
-class _Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """The time since the last lap went into `stage`."""
-        now_s = time.perf_counter()
-        self.seconds[stage] = now_s - self._since
-        self._since = now_s
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """No progress wanted."""
-
-
 def _check_kind(artifact: Path, manifest: Manifest) -> None:
     if manifest.kind != "onnx":
         raise UsageError(
@@ -192,7 +173,7 @@ def _estimate(job: _Job) -> int:
     return weights + kernels
 
 
-def _write_engine(job: _Job, folder: Path, report: Progress, clock: _Clock) -> Manifest:
+def _write_engine(job: _Job, folder: Path, report: Progress, clock: StageClock) -> Manifest:
     plan = folder / ENGINE_NAME
     built = build_plan(job.library, job.graph, job.settings, plan, progress=report)
     files = {ENGINE_NAME: built.file}
@@ -233,7 +214,8 @@ def _prove(job: _Job, built: BuiltPlan) -> ProofRecord:
 def broken_promises(manifest: Manifest, proof: ProofRecord) -> tuple[str, ...]:
     """What a user of this scheme counts on and the engine does not do, in words.
 
-    Static activations promise Int8 x Int8 in every quantized Linear. Attention in FP16 or BF16
+    Static activations promise Int8 x Int8 in every quantized Linear, and every integer scheme that
+    the plan holds integers. Attention in FP16 or BF16
     fuses (one kernel, nothing of the size tokens x tokens in memory); in FP32 TensorRT has no
     kernel for it, so a graph in FP32 promises nothing.
     """
@@ -243,6 +225,11 @@ def broken_promises(manifest: Manifest, proof: ProofRecord) -> tuple[str, ...]:
         lines += _listed(
             f"{len(others)} of {len(proof.linears)} Linears have no Int8 x Int8 product",
             [f"{name} ({computes})" for name, computes in others.items()],
+        )
+    else:
+        gone = [n for n, one in proof.linears.items() if one.computes in ("float", "unseen")]
+        lines += _listed(
+            f"{len(gone)} of {len(proof.linears)} Linears have no integers in the engine", gone
         )
     lines += _listed(
         f"{len(proof.half_unfused)} of {proof.attentions_half} attentions in "

@@ -31,10 +31,10 @@ from vggt_deploy.compare.jobs import (
     write_json,
 )
 from vggt_deploy.compare.latency import measure
-from vggt_deploy.compare.memory import peak_rss_bytes, rss_bytes
 from vggt_deploy.compare.processes import die_with_parent
 from vggt_deploy.compare.subjects import make_subject
 from vggt_deploy.errors import CompareError, DeployError
+from vggt_deploy.memory import peak_rss_bytes, rss_bytes
 
 Answer = dict[str, Any]
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -42,7 +41,7 @@ from vggt_deploy.model.fields import grid_fields
 from vggt_deploy.model.fold import FoldedWeights
 from vggt_deploy.model.sources import WeightSource
 from vggt_deploy.model.weights import check_keys, expected_shapes, open_weights
-from vggt_deploy.progress import Progress
+from vggt_deploy.progress import Progress, StageClock, silent
 from vggt_deploy.quantize.histogram import DEFAULT_METHOD
 from vggt_deploy.quantize.plan import LayerInfo, keeps_layer_scale, layers_of, plan
 from vggt_deploy.quantize.schemes import FLOAT_BYTES, Activations, Precision, WeightFormat
@@ -137,8 +136,8 @@ def export(
         calibrate=calibrate,
         calibration_method=calibration_method,
     )
-    report = progress or _silent
-    clock = _Clock()
+    report = progress or silent
+    clock = StageClock()
     report("checkpoint", 0, 0)
     sizes, source = open_weights(model, config=config, revision=revision)
     sizes.grid(height, width)  # a size that is no multiple of 14 ends here
@@ -185,22 +184,8 @@ class _Job:
         return tuple(name for name in self.formats if self.layers[name].kind == "linear")
 
 
-class _Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """The time since the last lap went into `stage`."""
-        now_s = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now_s - self._since
-        self._since = now_s
-
-
 def _write_artifact(
-    job: _Job, folder: Path, trace_cache: Path | None, progress: Progress, clock: _Clock
+    job: _Job, folder: Path, trace_cache: Path | None, progress: Progress, clock: StageClock
 ) -> Manifest:
     request = job.request
     calibrated = calibrate_inputs(request, job.model, job.config, job.source, job.linears, progress)
@@ -350,7 +335,3 @@ def _estimate(job: _Job) -> int:
             heads = not key.startswith("aggregator.")
             total += count * (4 if heads else float_bytes)
     return total
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """No progress wanted."""

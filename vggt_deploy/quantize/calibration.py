@@ -41,7 +41,7 @@ from vggt_deploy.model.config import VGGTConfig
 from vggt_deploy.model.sources import WeightSource
 from vggt_deploy.model.vggt import VGGT
 from vggt_deploy.model.weights import check_keys, load_model, open_weights
-from vggt_deploy.progress import Progress
+from vggt_deploy.progress import Progress, silent
 from vggt_deploy.quantize.histogram import BINS, Histogram, Method, threshold
 from vggt_deploy.quantize.plan import layer_precision, layers_in
 from vggt_deploy.quantize.qparams import input_scale
@@ -131,7 +131,7 @@ def observe(
     found = find_images(pictures.folder, max_images=pictures.max_images)
     heads = _heads(config, source)
     check_keys(source, config, heads)
-    report = progress or _silent
+    report = progress or silent
     report("calibrate", 0, len(found.paths))
     model = load_model(source, config, heads=heads, folded=True)
     observers = _attach(model)
@@ -253,7 +253,3 @@ def _show(
     model(torch.from_numpy(batch.pixels)[None])
     hashes = {path.name: sha for path, sha in zip(batch.paths, batch.sha256, strict=True)}
     return hashes, [f"{item.path.name}: {item.reason}" for item in batch.skipped]
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """No progress wanted."""

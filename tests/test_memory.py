@@ -8,14 +8,14 @@ import textwrap
 
 import pytest
 
-from vggt_deploy.compare.memory import peak_rss_bytes, rss_bytes
+from vggt_deploy.memory import peak_rss_bytes, rss_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def test_peak_is_not_inherited_from_a_large_parent() -> None:
     child = (
-        "import resource; from vggt_deploy.compare.memory import peak_rss_bytes; "
+        "import resource; from vggt_deploy.memory import peak_rss_bytes; "
         "print(*peak_rss_bytes(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
     )
     parent = f"""
