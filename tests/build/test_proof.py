@@ -26,6 +26,7 @@ from vggt_deploy.engines.kernels import (  # noqa: E402
     prove,
     short_of_promise,
 )
+from vggt_deploy.engines.onnx_weights import packed_bytes  # noqa: E402
 from vggt_deploy.engines.tensorrt import inspector  # noqa: E402
 from vggt_deploy.engines.tensorrt.library import Library  # noqa: E402
 from vggt_deploy.errors import BuildError, RuntimeUnavailableError  # noqa: E402
@@ -232,7 +233,9 @@ def test_inspect_tells_what_was_proven(engine: Path) -> None:
     assert found.header.runtime == "tensorrt-rtx"
     assert found.shares == {key: {"int8": 1.0} for key in ("layers", "flops", "bytes")}
     assert found.layers == {"block.fc1": 14 * 64 + 256, "block.fc2": 64 * 32 + 128}
-    assert found.plan_weights_bytes is not None
+    assert found.packed_bytes == packed_bytes(engine.parent / "artifact" / "model.tensorrt.onnx")
+    assert found.weights_ratio is not None
+    assert found.weights_ratio >= 1  # nothing is missing; in a graph this small, padding is most
     assert found.memory[0].frames.min == 1
     assert found.memory[0].activation_bytes is None  # only a GPU tells
     assert (found.live is None) == (found.live_reason is not None)
