@@ -40,6 +40,9 @@ class Engine:
     def get_tensor_mode(self, name: str) -> Mode:
         return self.names[name]
 
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return {"images": (1, -1, 3, 42, 56), "depth": (1, -1, 42, 56, 1)}[name]
+
     def create_execution_context(self, strategy: str) -> Any:
         self.calls.append(("context", strategy))
         return self if self.has_context else None
@@ -84,9 +87,8 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Any:
             "load_engine": loaded,
         }.items():
             monkeypatch.setattr(inspector, name, note(name, result))
-        manifest: Any = SimpleNamespace(height=42, width=56)
         record: Any = SimpleNamespace(profiles=(FramesRange(2, 3, 4), FramesRange(5, 6, 7)))
-        return inspector.inspector_json(FOLDER, manifest, record)
+        return inspector.inspector_json(FOLDER, record)
 
     return run
 
@@ -129,4 +131,4 @@ def test_nothing_is_loaded_on_the_wrong_machine(
     monkeypatch.setattr(inspector, "load_engine", load)
     anything: Any = SimpleNamespace()
     with pytest.raises(RuntimeUnavailableError, match="no CUDA device"):
-        inspector.inspector_json(FOLDER, anything, anything)
+        inspector.inspector_json(FOLDER, anything)

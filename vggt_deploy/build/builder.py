@@ -24,6 +24,7 @@ from vggt_deploy.build.plan_file import PlanFile, make_stream_writer, writing_pl
 from vggt_deploy.build.settings import BuildSettings
 from vggt_deploy.engines.kernels import Source
 from vggt_deploy.engines.layer_record import RECORD_BEGIN
+from vggt_deploy.engines.tensorrt.inspector import describe_layers
 from vggt_deploy.engines.tensorrt.library import Library
 from vggt_deploy.engines.tensorrt.refit import refit_from_graph
 from vggt_deploy.errors import BuildError
@@ -252,13 +253,13 @@ def _describe(
         refit_from_graph(library, engine, graph, log)
     if library.is_rtx:
         return _layer_record(library, log), "builder layer record", None
-    inspector = engine.create_engine_inspector()
-    text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    frames = settings.profiles[0].opt if settings.profiles else 1
+    text = describe_layers(library, engine, frames, log)
     activations = tuple(
         int(engine.get_device_memory_size_for_profile_v2(index))
         for index in range(engine.num_optimization_profiles)
     )
-    return str(text), "engine inspector", activations
+    return text, "engine inspector", activations
 
 
 def _layer_record(library: Library, log: Any) -> str:

@@ -214,10 +214,12 @@ def _prove(job: _Job, built: BuiltPlan) -> ProofRecord:
 def broken_promises(manifest: Manifest, proof: ProofRecord) -> tuple[str, ...]:
     """What a user of this scheme counts on and the engine does not do, in words.
 
-    Static activations promise Int8 x Int8 in every quantized Linear, and every integer scheme that
-    the plan holds integers. Attention in FP16 or BF16
-    fuses (one kernel, nothing of the size tokens x tokens in memory); in FP32 TensorRT has no
-    kernel for it, so a graph in FP32 promises nothing.
+    Static activations promise Int8 x Int8 in every quantized Linear; a Linear that was not found
+    ("unseen") is not proven, and so counts as broken. Weights alone promise that the plan does not
+    hold them as floats; what TensorRT 10's inspector tells of them is too little for more.
+
+    Attention in FP16 or BF16 fuses (one kernel, nothing of the size tokens x tokens in memory); in
+    FP32 TensorRT has no kernel for it, so a graph in FP32 promises nothing.
     """
     lines = []
     if manifest.activations == "static":
@@ -227,7 +229,7 @@ def broken_promises(manifest: Manifest, proof: ProofRecord) -> tuple[str, ...]:
             [f"{name} ({computes})" for name, computes in others.items()],
         )
     else:
-        gone = [n for n, one in proof.linears.items() if one.computes in ("float", "unseen")]
+        gone = [n for n, one in proof.linears.items() if one.computes == "float"]
         lines += _listed(
             f"{len(gone)} of {len(proof.linears)} Linears have no integers in the engine", gone
         )

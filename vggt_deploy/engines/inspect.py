@@ -155,7 +155,7 @@ def _inspect_plan(folder: Path, manifest: Manifest, record: EngineRecord) -> Ins
     proof = record.proof
     layers = {name: linear.weight_bytes for name, linear in proof.linears.items()}
     activations = record.activation_bytes or (None,) * len(record.profiles)
-    live, reason = _ask_live_engine(folder, manifest, record)
+    live, reason = _ask_live_engine(folder, record)
     known = {name: size for name, size in layers.items() if name in manifest.layers.quantized}
     rest = (record.packed_bytes or 0) - sum(known.values())
     formats = _by_format(manifest, known, max(rest, 0))
@@ -190,14 +190,12 @@ def shares_of(proof: ProofRecord) -> dict[str, dict[str, float]]:
     }
 
 
-def _ask_live_engine(
-    folder: Path, manifest: Manifest, record: EngineRecord
-) -> tuple[LiveVerdict | None, str | None]:
+def _ask_live_engine(folder: Path, record: EngineRecord) -> tuple[LiveVerdict | None, str | None]:
     """The inspector's verdict, or why there is none. It adds to the manifest's, so it may fail."""
     from vggt_deploy.engines.tensorrt.inspector import inspector_json
 
     try:
-        layers = parse_inspector(inspector_json(folder, manifest, record))
+        layers = parse_inspector(inspector_json(folder, record))
     except DeployError as error:
         return None, error.message
     proof = prove(layers, expectations(record.proof), (), "engine inspector")
