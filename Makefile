@@ -4,6 +4,8 @@
 #   make demo IMAGES=folder   the same on your pictures
 #   make test                 ruff, mypy, pytest (what CI runs)
 #   make bench                times, memory and sizes at VGGT-1B shape; 25 GB of disk, 15 GB of memory
+#   make bench-rtx            engines of every scheme by TensorRT-RTX, no GPU needed: seconds, memory, bytes
+#   make bench-gpu            on a CUDA machine, with whatever is installed there (PYTHON's environment)
 #   make lint                 ruff and mypy alone
 #   make clean                removes .venv, caches and demo/
 
@@ -21,7 +23,7 @@ REPEATS ?= 3
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: demo test bench lint clean setup
+.PHONY: demo test bench bench-rtx bench-gpu lint clean setup
 .DEFAULT_GOAL := test
 
 setup: $(STAMP)
@@ -60,6 +62,13 @@ test: lint
 # BENCH_ARGS='--model random:vggt-tiny' is the same in two minutes; see bench/README.md.
 bench: $(STAMP)
 	$(BIN)/python -m bench.export_cpu $(BENCH_ARGS)
+
+bench-rtx: $(STAMP)
+	$(BIN)/python -m bench.tensorrt_rtx $(BENCH_ARGS)
+
+# Not in .venv: the point is to measure the PyTorch, ONNX Runtime and TensorRT that the machine has.
+bench-gpu:
+	$(PYTHON) -m bench.gpu $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
