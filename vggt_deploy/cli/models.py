@@ -59,6 +59,12 @@ def calibrate(
         int, typer.Option("--width", help="Image width in pixels, a multiple of 14.")
     ] = options.DEFAULT_WIDTH,
     max_images: MaxImages = None,
+    frames_per_pass: Annotated[
+        int,
+        typer.Option(
+            "--frames-per-pass", min=1, help="Views in one pass; as many as will be run together."
+        ),
+    ] = 8,
     skip_bad_images: SkipBad = False,
     mode: Mode = "crop",
     overwrite: Overwrite = False,
@@ -81,6 +87,7 @@ def calibrate(
             images,
             output_dir=output,
             max_images=max_images,
+            frames_per_pass=frames_per_pass,
             skip_bad_images=skip_bad_images,
             overwrite=overwrite,
             config=config,
