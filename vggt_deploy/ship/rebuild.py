@@ -9,8 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vggt_deploy.artifact import locked
 from vggt_deploy.engines.tensorrt.library import load_library
 from vggt_deploy.errors import BundleError, RuntimeUnavailableError, UsageError
+from vggt_deploy.manifest import is_plain_name
 from vggt_deploy.progress import Progress
 from vggt_deploy.ship.container import open_bundle
 from vggt_deploy.ship.index import EngineEntry, Index
@@ -74,34 +76,43 @@ def rebuild(
     _require_builder(recipe.runtime)
     from vggt_deploy.build import build
 
-    # One fixed name, so that what a killed run leaves is replaced by the next.
+    # One fixed name, so that what a killed run leaves is replaced by the next; and so only one
+    # rebuild at a time, or the next would take the graph from under the first.
     artifact = target.with_name(f".{target.name}.onnx")
-    try:
+    with locked(target.with_name(f"{target.name}.rebuild")):
+        # Outside of what removes it: a folder that was not ours to replace stays.
         unpack(
             bundle, artifact, public_key=public_key, onnx=True, overwrite=True, progress=progress
         )
-        with tempfile.TemporaryDirectory() as folder:
-            entry = recipe.entry
-            frames = None
-            profile = recipe.device or ""
-            if entry is not None:
-                path = Path(folder) / f"{Path(entry.device).stem}.toml"
-                path.write_text(entry.device_profile, encoding="utf-8")
-                profile = str(path)
-                frames = [(p.min, p.opt, p.max) for p in entry.profiles]
-            return build(
-                artifact,
-                runtime=recipe.runtime,
-                device=profile,
-                output_dir=target,
-                strip=entry is not None and entry.stripped,
-                accept_float=accept_float,
-                frames=frames,
-                overwrite=overwrite,
-                progress=progress,
-            )
-    finally:
-        shutil.rmtree(artifact, ignore_errors=True)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                entry = recipe.entry
+                frames = None
+                profile = recipe.device or ""
+                if entry is not None:
+                    profile = str(_write_profile(Path(folder), entry))
+                    frames = [(p.min, p.opt, p.max) for p in entry.profiles]
+                return build(
+                    artifact,
+                    runtime=recipe.runtime,
+                    device=profile,
+                    output_dir=target,
+                    strip=entry is not None and entry.stripped,
+                    accept_float=accept_float,
+                    frames=frames,
+                    overwrite=overwrite,
+                    progress=progress,
+                )
+        finally:
+            shutil.rmtree(artifact, ignore_errors=True)
+
+
+def _write_profile(folder: Path, entry: EngineEntry) -> Path:
+    """The device profile of an engine, under its name, which the manifest will record."""
+    stem = Path(entry.device).stem
+    path = folder / f"{stem if is_plain_name(stem) else entry.name}.toml"
+    path.write_text(entry.device_profile, encoding="utf-8")
+    return path
 
 
 def choose_recipe(index: Index, device: str | None, runtime: str | None) -> Recipe:
