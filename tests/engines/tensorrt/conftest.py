@@ -42,6 +42,7 @@ class Status(enum.IntEnum):
     cudaErrorMemoryAllocation = 2
     cudaErrorInsufficientDriver = 35
     cudaErrorIllegalAddress = 700
+    cudaErrorStreamCaptureInvalidated = 901
 
 
 class FakeCuda(ModuleType):
@@ -452,6 +453,8 @@ class FakeTensorRT(ModuleType):
         class Runtime:
             def __init__(self, log: Any) -> None:
                 trt.log = log
+                if not trt.accepts("createInferRuntime"):
+                    raise TypeError("pybind11::init(): factory function returned nullptr")
                 self.engine_host_code_allowed = False
 
             def get_engine_validity(self, plan: Any) -> tuple[Validity, int]:

@@ -271,6 +271,15 @@ def test_tensorrt_says_no(machine: Any, make_engine: Any, call: str) -> None:
     refused(make_engine(), machine, DeployError, f"{call} has its reasons")
 
 
+def test_tensorrt_does_not_start(machine: Any, make_engine: Any) -> None:
+    """A driver too old for its CUDA: the bindings answer with a TypeError of their own."""
+    machine.trt.faults.refuse = {"createInferRuntime"}
+    words = "TensorRT 10.16.1.11 can't start here: .*createInferRuntime has its reasons"
+    error = refused(make_engine(), machine, RuntimeUnavailableError, words)
+    assert "driver" in error.fix
+    assert machine.trt.plans == []
+
+
 def test_another_network_than_the_manifest_describes(machine: Any, make_engine: Any) -> None:
     trt = machine.trt
     folder = make_engine()

@@ -188,6 +188,49 @@ def test_capturing_fails(machine: Any, make_engine: Any) -> None:
     assert machine.cuda.leaks() == []
 
 
+def test_capturing_fails_and_cuda_says_only_that(
+    machine: Any, make_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What made TensorRT stop is told, and not that there is no graph of it."""
+    cuda = machine.cuda
+
+    def invalidated(stream: int) -> Any:
+        cuda.capturing = None
+        return (cuda.cudaError_t.cudaErrorStreamCaptureInvalidated, None)
+
+    with closing(open_session(make_engine(), cuda_graph=True)) as session:
+        session.run(images(2))
+        machine.trt.faults.refuse = {"execute_async_v3"}
+        with monkeypatch.context() as patch:
+            patch.setattr(cuda, "cudaStreamEndCapture", invalidated)
+            with pytest.raises(DeployError, match="execute_async_v3 has its reasons"):
+                session.run(images(2))
+            machine.trt.faults.refuse = set()
+            session.run(images(2))
+            with pytest.raises(DeployError, match="cudaStreamEndCapture failed with"):
+                session.run(images(2))
+        check(session.run(images(2)), images(2))
+    assert machine.cuda.leaks() == []
+
+
+def test_shapes_can_not_be_told(
+    machine: Any, make_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where names are missing TensorRT names them; where anything else is wrong it raises."""
+
+    def fails() -> Any:
+        machine.trt.log.log(machine.trt.ILogger.Severity.ERROR, "a product of 3 and 4 columns")
+        raise RuntimeError("infer_shapes error code: -1")
+
+    with closing(open_session(make_engine())) as session:
+        with monkeypatch.context() as patch:
+            patch.setattr(machine.trt.context, "infer_shapes", fails)
+            with pytest.raises(DeployError, match=r"error code: -1.*a product of 3 and 4 columns"):
+                session.run(images(2))
+        check(session.run(images(2)), images(2))
+    assert machine.cuda.leaks() == []
+
+
 @pytest.mark.parametrize(
     "call",
     [

@@ -74,6 +74,21 @@ def test_events_are_given_back_when_a_call_fails(machine: Any, make_engine: Any)
     assert machine.cuda.leaks() == []
 
 
+def test_after_a_crash_the_crash_is_told(machine: Any, make_engine: Any) -> None:
+    """Then no call works, and destroying the events is not what failed."""
+    status = machine.cuda.cudaError_t.cudaErrorIllegalAddress
+    session = open_session(make_engine())
+    measure(session, images(1), warmup=0, repeats=1)  # type: ignore[arg-type]
+    for call in ("cudaStreamSynchronize", "cudaEventDestroy", "cudaFree", "cudaFreeHost"):
+        machine.cuda.fails[call] = (status, 0)
+    machine.refuses(
+        DeployError,
+        "cudaStreamSynchronize failed",
+        lambda: measure(session, images(1), warmup=0, repeats=1),  # type: ignore[arg-type]
+    )
+    session.close()
+
+
 @pytest.mark.parametrize("warmup, repeats", [(-1, 1), (0, 0)])
 def test_nothing_to_time(machine: Any, make_engine: Any, warmup: int, repeats: int) -> None:
     with closing(open_session(make_engine())) as session, pytest.raises(UsageError):

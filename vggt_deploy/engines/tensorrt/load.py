@@ -168,11 +168,18 @@ def load_engine(
     """Deserialize the plan, whose hash, version and device have been checked.
 
     Raises:
-        RuntimeUnavailableError: TensorRT-RTX says that this device can't run it.
+        RuntimeUnavailableError: TensorRT does not start here, or TensorRT-RTX says that this device
+            can't run the plan.
         DeployError: TensorRT refuses it; its own words are in the message.
     """
     log = library.error_log()
-    runtime = library.trt.Runtime(log)
+    try:
+        runtime = library.trt.Runtime(log)
+    except TypeError as error:  # pybind11: the factory returned no object
+        raise RuntimeUnavailableError(
+            f"{library.title} can't start here: {log.explain()}",
+            "use a driver and a TensorRT that fit each other: vggt-deploy doctor shows both",
+        ) from error
     if _COMPATIBLE in record.flags and _NO_LEAN_RUNTIME not in record.flags:
         runtime.engine_host_code_allowed = True
     path = folder / record.file

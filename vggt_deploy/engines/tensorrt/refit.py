@@ -64,9 +64,14 @@ def refit_from_graph(library: Library, engine: ICudaEngine, graph: Path, log: An
         BuildError: TensorRT refuses, or weights are still missing afterwards.
     """
     trt = library.trt
-    refitter = trt.Refitter(engine, log)
-    parser = trt.OnnxParserRefitter(refitter, log)
     fix = "build the engine again without --strip"
+    try:
+        refitter = trt.Refitter(engine, log)
+        parser = trt.OnnxParserRefitter(refitter, log)
+    except TypeError as error:  # pybind11: the factory returned no object
+        raise BuildError(
+            f"{library.title} can't put weights into this engine:\n    {log.explain()}", fix
+        ) from error
     if not parser.refit_from_file(str(graph)):
         lines = [str(parser.get_error(index).desc()) for index in range(parser.num_errors)]
         said = "\n    ".join(dict.fromkeys(lines)) or log.explain()

@@ -181,7 +181,14 @@ class TensorRTSession:
             parts.cuda.synchronize(parts.stream)
         shape = (1, frames, 3, info.height, info.width)
         self._require(parts, context.set_input_shape(parts.source, shape), f"input {list(shape)}")
-        unknown = context.infer_shapes()
+        try:
+            unknown = context.infer_shapes()
+        except RuntimeError as error:  # names that are missing are returned, all else is raised
+            raise DeployError(
+                f"{info.artifact}: {error} for the input {list(shape)}: "
+                f"{parts.loaded.log.explain()}",
+                "build the engine again",
+            ) from error
         self._require(parts, not unknown, f"to tell the shapes of {', '.join(unknown)}")
         engine = parts.loaded.engine
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -219,8 +226,12 @@ class TensorRTSession:
             parts.cuda.begin_capture(parts.stream)
             try:
                 self._enqueue(parts)
-            finally:
-                self._graph = parts.cuda.end_capture(parts.stream)
+            except BaseException:
+                # The capture must end. That it gave no whole graph is not what went wrong.
+                with contextlib.suppress(DeployError):
+                    parts.cuda.destroy_graph(parts.cuda.end_capture(parts.stream))
+                raise
+            self._graph = parts.cuda.end_capture(parts.stream)
         if self._graph is None:
             self._enqueue(parts)
             self._ran = True

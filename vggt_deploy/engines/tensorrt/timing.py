@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from vggt_deploy.engines.tensorrt.cuda import Cuda
 from vggt_deploy.engines.tensorrt.session import TensorRTSession
-from vggt_deploy.errors import UsageError
+from vggt_deploy.errors import DeployError, UsageError
 
 Mark = Callable[[], None]
 # `TensorRTSession.run` marks: copy in, network, copy out, end.
@@ -153,8 +153,14 @@ def _events(cuda: Cuda) -> Iterator[tuple[int, ...]]:
         events = []
         for _ in range(_MARKS):
             events.append(cuda.create_event())
-            undo.callback(cuda.destroy_event, events[-1])
+            undo.callback(_destroy, cuda, events[-1])
         yield tuple(events)
+
+
+def _destroy(cuda: Cuda, event: int) -> None:
+    # After a crash of the GPU no call works, and the crash has its own error.
+    with contextlib.suppress(DeployError):
+        cuda.destroy_event(event)
 
 
 def _memory(session: TensorRTSession) -> DeviceMemory:
