@@ -130,9 +130,16 @@ class Bench:
     def _prepare(self) -> None:
         """The checkpoint that all start from, and the images that all are given."""
         question, places = self.question, self.places
-        if not places.checkpoint.exists():
-            places.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        made = places.checkpoint.with_suffix(".txt")  # of which model; written when it is whole
+        if not made.exists():
+            made.parent.mkdir(parents=True, exist_ok=True)
             self._must("write_checkpoint", model=question.model, path=str(places.checkpoint))
+            made.write_text(question.model, encoding="utf-8")
+        elif made.read_text(encoding="utf-8") != question.model:
+            raise UsageError(
+                f"{places.work} holds {made.read_text(encoding='utf-8')}, not {question.model}",
+                "give another folder with --keep",
+            )
         size = {"height": question.height, "width": question.width}
         told = self._must(
             "make_images",
@@ -281,7 +288,10 @@ def clocks() -> str | None:
     if tool is None:
         return None
     query = [tool, f"--query-gpu={_CLOCKS}", "--format=csv,noheader", "--id=0"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
+    except subprocess.TimeoutExpired as error:
+        return str(error)
     return done.stdout.strip() or done.stderr.strip()
 
 

@@ -141,7 +141,7 @@ def run_engine(
     cuda = load_cuda()
     cuda.use()
     free = cuda.free_bytes()
-    session = open_session(folder, check_hashes=False, cuda_graph=cuda_graph)
+    session = open_session(folder, cuda_graph=cuda_graph)
     assert isinstance(session, TensorRTSession)
     found: Arrays = {}
 

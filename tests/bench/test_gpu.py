@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # bench is no part of the package
 
-from bench.gpu import Bench, Places, Question, main, output_errors
+from bench.gpu import Bench, Places, Question, clocks, main, output_errors
 from bench.gpu_onnxruntime import placement
 from bench.gpu_report import HEADER, Finding, table
 from bench.gpu_rows import BASELINE, REFERENCE, ROWS, choose
@@ -169,6 +172,25 @@ def test_what_is_shared_is_made_once_and_used_again(settings: Settings) -> None:
     again.run()
     assert sorted(again.made) == ["bf16@bf16"]
     assert cells(again, 1)["TensorRT INT8 x INT8, FP16"][0] == "5.00"
+
+
+def test_another_model_does_not_get_the_rows_of_this_one(settings: Settings) -> None:
+    make_bench(settings, "trt_int8", (1,)).run()
+    bench = make_bench(settings, "trt_int8", (1,))
+    bench.question = dataclasses.replace(bench.question, model="random:other")
+    with pytest.raises(UsageError, match=r"random:test.*random:other"):
+        bench.run()
+
+
+def test_a_hanging_nvidia_smi_costs_no_rows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def hang(command: list[str], *, timeout: float, **rest: Any) -> Any:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(shutil, "which", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(subprocess, "run", hang)
+    assert "timed out" in str(clocks())
 
 
 def test_what_was_done_is_saved_when_it_ends_early(

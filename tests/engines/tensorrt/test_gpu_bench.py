@@ -20,7 +20,7 @@ from bench.gpu_timing import time_subject, unavailable
 from bench.process import StepResult
 from vggt_deploy.engines.tensorrt.buffers import Buffers
 from vggt_deploy.engines.tensorrt.cuda import load_cuda
-from vggt_deploy.errors import RuntimeUnavailableError
+from vggt_deploy.errors import ArtifactError, RuntimeUnavailableError
 
 HEIGHT, WIDTH = 42, 56
 
@@ -55,6 +55,18 @@ def test_an_engine(machine: Any, make_engine: Any, images: Path, tmp_path: Path)
     finding = Finding(choose("trt_int8_graph")[0], 2, result)
     cells = [cell.strip() for cell in table([finding]).splitlines()[-1].strip("|").split("|")]
     assert cells[:4] == ["TensorRT INT8 x INT8, FP16, CUDA graph", "5.00", "5.00", "5.00"]
+
+
+def test_a_kept_engine_that_changed_is_not_loaded(
+    machine: Any, make_engine: Any, images: Path, tmp_path: Path
+) -> None:
+    """With --keep an engine may lie there since another day."""
+    folder = make_engine()
+    plan = folder / "model.engine"
+    plan.write_bytes(plan.read_bytes()[:-1] + b"x")
+    with pytest.raises(ArtifactError, match="was changed"):
+        run_engine(str(folder), str(images), str(tmp_path / "found.npz"), 2, 1, 1, False)
+    assert machine.trt.plans == []
 
 
 class BoundSession:
