@@ -218,6 +218,10 @@ def _check(manifest: Manifest, source: Path) -> None:
         raise _malformed(source, f"kind is {manifest.kind}, and engine is {type(engine).__name__}")
     if engine is not None and (engine.file not in manifest.files or not engine.profiles):
         raise _malformed(source, f"the engine {engine.file!r} is not among the files")
+    if engine is not None and engine.activation_bytes is not None:
+        told, profiles = len(engine.activation_bytes), len(engine.profiles)
+        if told != profiles:
+            raise _malformed(source, f"the engine tells memory for {told} of {profiles} profiles")
 
 
 def is_plain_name(name: str) -> bool:

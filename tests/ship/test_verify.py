@@ -299,6 +299,21 @@ def test_a_manifest_that_does_not_belong(
         verify(packed)
 
 
+def test_memory_of_other_profiles_than_the_engine_has(
+    make_engine: Make, packed: Path, forge: Forge, make_device: Callable[..., Any], monkeypatch: Any
+) -> None:
+    """Index and manifest agree, and make no sense: refused, and no traceback of what reads them."""
+    from vggt_deploy.ship import verify as module
+
+    monkeypatch.setattr(module, "cuda_device", lambda: make_device())
+    swap_manifest(packed, forge, lambda d: d["engine"].update(activation_bytes=[10**6]))
+    forge(packed, index=lambda index: index["engines"][0].update(activation_bytes=[10**6]))
+    with pytest.raises(ArtifactError, match="memory for 1 of 2 profiles"):
+        verify(packed)
+    with pytest.raises(ArtifactError, match="memory for 1 of 2 profiles"):
+        make_engine("wrong", activation_bytes=(10**6,))
+
+
 def test_a_plan_by_another_builder_than_the_manifest_says(
     make_engine: Make, h200: Path, tmp_path: Path
 ) -> None:
