@@ -269,6 +269,28 @@ class Verbosity(enum.Enum):
     DETAILED = 2
 
 
+class Specialization(enum.Enum):
+    LAZY = 0
+    EAGER = 1
+
+
+class GraphStrategy(enum.Enum):
+    DISABLED = 0
+    WHOLE_GRAPH_CAPTURE = 1
+
+
+class RuntimeConfig:
+    """TensorRT-RTX's settings of a context, with its own defaults."""
+
+    def __init__(self) -> None:
+        self.strategy = Strategy.STATIC
+        self.dynamic_shapes_kernel_specialization_strategy = Specialization.LAZY
+        self.cuda_graph_strategy = GraphStrategy.DISABLED
+
+    def set_execution_context_allocation_strategy(self, strategy: Strategy) -> None:
+        self.strategy = strategy
+
+
 class Validity(enum.Enum):
     VALID = 0
     SUBOPTIMAL = 1
@@ -362,6 +384,8 @@ class Context:
         assert size >= self.needed
         assert self.nvtx_verbosity is Verbosity.NONE
         assert cuda.device[address].nbytes >= size
+        if self.trt.configs:
+            assert cuda.capturing is None, "it was not built for user allocation alone"
         self.trt.said.append("execute")
         if not self.trt.accepts("execute_async_v3"):
             return False
@@ -415,7 +439,14 @@ class Engine:
         assert name == "images"
         return [(1, frames, 3, HEIGHT, WIDTH) for frames in self.trt.profiles[profile]]
 
-    def create_execution_context(self, strategy: Strategy) -> Context | None:
+    def create_runtime_config(self) -> RuntimeConfig:
+        assert self.trt.__name__ == "tensorrt_rtx", "TensorRT 10.3 has none"
+        self.trt.configs.append(RuntimeConfig())
+        return self.trt.configs[-1]
+
+    def create_execution_context(self, strategy: Strategy | RuntimeConfig) -> Context | None:
+        if isinstance(strategy, RuntimeConfig):
+            strategy = strategy.strategy
         assert strategy is Strategy.USER_MANAGED
         if not self.trt.accepts("create_execution_context"):
             return None
@@ -433,6 +464,8 @@ class FakeTensorRT(ModuleType):
     ProfilingVerbosity = Verbosity
     EngineValidity = Validity
     EngineInvalidityDiagnostics = Diagnostics
+    DynamicShapesKernelSpecializationStrategy = Specialization
+    CudaGraphStrategy = GraphStrategy
     ILogger = Logger
 
     def __init__(self, name: str, cuda: FakeCuda, version: str) -> None:
@@ -446,6 +479,7 @@ class FakeTensorRT(ModuleType):
         self.living: list[str] = []
         self.host_code_allowed: list[bool] = []
         self.plans: list[bytes] = []
+        self.configs: list[RuntimeConfig] = []
         self.log: Any = None
         self.contexts: list[weakref.ref[Context]] = []
         trt = self

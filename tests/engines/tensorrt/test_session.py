@@ -169,6 +169,28 @@ def test_a_cuda_graph_is_replayed_and_made_anew_for_another_shape(
     assert machine.cuda.leaks() == []
 
 
+@pytest.mark.parametrize("graph", [False, True])
+def test_tensorrt_rtx_makes_the_graph_itself(
+    rtx_machine: Any, make_engine: Any, graph: bool
+) -> None:
+    """Ours would be of its provisional kernels; and the same shape gets the same kernels always."""
+    trt = rtx_machine.trt
+    folder = make_engine(runtime="tensorrt-rtx", version="1.7.1.116")
+    with closing(open_session(folder, cuda_graph=graph)) as session:
+        assert session.info.cuda_graph == graph
+        for seed, count in enumerate((2, 2, 2, 3)):
+            x = images(count, seed)
+            check(session.run(x), x)
+        assert session.parts.settings is trt.configs[0]  # type: ignore[attr-defined]
+    (config,) = trt.configs
+    strategy = trt.DynamicShapesKernelSpecializationStrategy
+    assert config.dynamic_shapes_kernel_specialization_strategy is strategy.EAGER
+    wanted = "WHOLE_GRAPH_CAPTURE" if graph else "DISABLED"
+    assert config.cuda_graph_strategy.name == wanted
+    assert "cudaStreamBeginCapture" not in rtx_machine.cuda.calls
+    assert rtx_machine.cuda.leaks() == []
+
+
 def test_without_asking_there_is_no_graph(machine: Any, make_engine: Any) -> None:
     with closing(open_session(make_engine())) as session:
         for _ in range(3):

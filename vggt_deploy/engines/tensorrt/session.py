@@ -41,6 +41,7 @@ from vggt_deploy.records import EngineRecord, FramesRange, Manifest
 # TensorRT's classes, for readers: the module is known only at run time.
 ICudaEngine: TypeAlias = Any
 IExecutionContext: TypeAlias = Any
+IRuntimeConfig: TypeAlias = Any
 
 _FLOAT_BYTES = 4
 _ACTIVATIONS = "activations"
@@ -81,22 +82,29 @@ def open_tensorrt(
             refit(library, loaded.engine, artifact)
         source = require_interface(artifact, loaded, library, manifest.outputs)
         profiles = _profiles(artifact, loaded.engine, source, record)
-        context = _create_context(library, loaded, artifact)
+        settings = _rtx_settings(library, loaded.engine, cuda_graph) if library.is_rtx else None
+        context = _create_context(library, loaded, artifact, settings)
         engine_bytes = max(0, free_before - cuda.free_bytes())
         load_ms = (time.perf_counter() - started) * 1e3
-        parts = Parts(cuda, stream, buffers, loaded, context, source, profiles, engine_bytes)
+        parts = Parts(
+            cuda, stream, buffers, loaded, settings, context, source, profiles, engine_bytes
+        )
         info = _describe(artifact, manifest, record, library, parts, load_ms, cuda_graph)
         return TensorRTSession(parts, info, undo.pop_all())
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a session is made of. `engine_bytes`: device memory that loading took."""
+    """What a session is made of. `engine_bytes`: device memory that loading took.
+
+    settings: of the context, of TensorRT-RTX alone; kept as long as the context, which may use it
+    """
 
     cuda: Cuda
     stream: int
     buffers: Buffers
     loaded: LoadedEngine
+    settings: IRuntimeConfig | None
     context: IExecutionContext
     source: str
     profiles: tuple[FramesRange, ...]
@@ -115,6 +123,8 @@ class TensorRTSession:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._ran = False  # since the last change of shapes, outside a graph
         self._graph: int | None = None
+        # TensorRT-RTX makes its own: see `_rtx_settings`.
+        self._makes_graph = info.cuda_graph and info.runtime != "tensorrt-rtx"
 
     @property
     def info(self) -> SessionInfo:
@@ -221,7 +231,7 @@ class TensorRTSession:
         return {name: host.copy() for name, host in hosts.items()}
 
     def _launch(self, parts: Parts) -> None:
-        if self._graph is None and self._info.cuda_graph and self._ran:
+        if self._graph is None and self._makes_graph and self._ran:
             # Not in the first run after a change of shapes: it sets up what can't be captured.
             parts.cuda.begin_capture(parts.stream)
             try:
@@ -293,11 +303,13 @@ def _words(profiles: tuple[FramesRange, ...]) -> str:
     return ", ".join(f"{p.min}:{p.opt}:{p.max}" for p in profiles)
 
 
-def _create_context(library: Library, loaded: LoadedEngine, folder: Path) -> IExecutionContext:
+def _create_context(
+    library: Library, loaded: LoadedEngine, folder: Path, settings: IRuntimeConfig | None
+) -> IExecutionContext:
     """A context whose activation memory is ours: a STATIC one takes that of the largest profile."""
-    trt = library.trt
+    trt, engine = library.trt, loaded.engine
     strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-    context = loaded.engine.create_execution_context(strategy)
+    context = engine.create_execution_context(strategy if settings is None else settings)
     if context is None:
         raise DeployError(
             f"{library.title} can't make an execution context for {folder}: {loaded.log.explain()}",
@@ -306,6 +318,25 @@ def _create_context(library: Library, loaded: LoadedEngine, folder: Path) -> IEx
     # Engines are built with detailed layer information; annotating every kernel would cost time.
     context.nvtx_verbosity = trt.ProfilingVerbosity.NONE
     return context
+
+
+def _rtx_settings(library: Library, engine: ICudaEngine, cuda_graph: bool) -> IRuntimeConfig:
+    """How TensorRT-RTX compiles kernels for the shapes that it meets, and makes CUDA graphs.
+
+    By default it compiles in the background and changes kernels between two runs: EAGER compiles
+    in the first run of a shape, so that all runs of it are alike. Capturing its stream from outside
+    needs an engine built with REQUIRE_USER_ALLOCATION; its own graphs need nothing.
+    """
+    trt = library.trt
+    settings = engine.create_runtime_config()
+    settings.set_execution_context_allocation_strategy(
+        trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    )
+    specialization = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    settings.dynamic_shapes_kernel_specialization_strategy = specialization
+    if cuda_graph:
+        settings.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    return settings
 
 
 def _describe(
