@@ -46,7 +46,8 @@ class RunResult:
     files: names inside `folder`
     found: where the images were found, in words
     forward_ms: the one forward pass, without a warm-up before it
-    notes: what a reader should know (skipped files, cropped pictures, cameras without focal length)
+    notes: what a reader should know (what the runtime says, skipped files, cropped pictures,
+        cameras without focal length)
     """
 
     folder: Path
@@ -108,7 +109,7 @@ def run(
         say("writing results")
         require_free_space(folder, _bytes_of(predictions))
         record = _record(manifest, found, batch, predictions, info)
-        notes, points = _write(folder, record, batch, predictions, limits)
+        notes, points = _write(folder, record, batch, predictions, limits, info.notes)
         names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     return RunResult(
         folder=target,
@@ -129,9 +130,10 @@ def _write(
     batch: ImageBatch,
     predictions: Predictions,
     limits: PointLimits,
+    runtime_notes: tuple[str, ...],
 ) -> tuple[list[str], int]:
     """Write every file, run.json last; returns the notes and the number of points."""
-    notes = [*_batch_notes(batch), *_not_finite(predictions)]
+    notes = [*runtime_notes, *_batch_notes(batch), *_not_finite(predictions)]
     files.write_arrays(folder / "predictions.npz", predictions, batch)
     if "depth" in predictions.outputs:
         depth = files.write_depth(folder, predictions.outputs["depth"][0, ..., 0], batch)

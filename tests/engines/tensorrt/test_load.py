@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,29 @@ def test_devices(
         return
     refused(folder, machine, RuntimeUnavailableError, "built for compute capability 8.9, this is")
     assert machine.trt.plans == []
+
+
+def test_another_model_of_the_same_architecture_is_said(
+    machine: Any, make_engine: Any, tmp_path: Path
+) -> None:
+    """TensorRT loads it with a warning in its log, which nobody sees; `run` says so."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(pictures / "a.png")
+
+    def notes(name: str, **differences: Any) -> list[str]:
+        folder = make_engine(outputs=("depth",), **differences)
+        result = run(folder, pictures, tmp_path / name)
+        told = json.loads((tmp_path / name / "run.json").read_text())["notes"]
+        assert list(result.notes) == told
+        return [note for note in told if "built on" in note]
+
+    (said,) = notes("other", built_on={"gpu": "NVIDIA H100 PCIe"})
+    assert "built on NVIDIA H100 PCIe, this is Test GPU" in said
+    assert notes("same", built_on={"gpu": "Test GPU"}) == []
+    assert notes("unknown", built_on={}) == []
+    compatible = {"hardware_compatibility": "AMPERE_PLUS", "built_on": {"gpu": "NVIDIA A10"}}
+    assert notes("compatible", **compatible) == []
 
 
 def test_tensorrt_rtx_is_asked_whether_it_can(rtx_machine: Any, make_engine: Any) -> None:

@@ -185,7 +185,11 @@ def load_engine(
     path = folder / record.file
     # Mapped, not read: TensorRT copies it to the GPU, a second copy here would be for nothing.
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
-        notes = _ask_validity(folder, library, runtime, plan, device) if library.is_rtx else ()
+        notes = (
+            _ask_validity(folder, library, runtime, plan, device)
+            if library.is_rtx
+            else _another_model(record, device)
+        )
         engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise DeployError(
@@ -195,6 +199,18 @@ def load_engine(
             + " on this machine",
         )
     return LoadedEngine(runtime, engine, log, notes)
+
+
+def _another_model(record: EngineRecord, device: CudaDevice) -> tuple[str, ...]:
+    """TensorRT runs a plan on another GPU of the same architecture; it only logs a warning."""
+    built_on = record.built_on.get("gpu", device.name)
+    if built_on == device.name or record.hardware_compatibility != "NONE":
+        return ()
+    note = (
+        f"the engine was built on {built_on}, this is {device.name}: TensorRT does not recommend "
+        "that, it may be slower or fail"
+    )
+    return (note,)
 
 
 def _ask_validity(
