@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 
 from vggt_deploy.compare import report
 from vggt_deploy.errors import BundleError
+from vggt_deploy.manifest import read_manifest
 from vggt_deploy.records import CalibrationRecord
 from vggt_deploy.ship import accuracy
 from vggt_deploy.ship.bundle import bundle
@@ -84,6 +86,28 @@ def test_a_folder_with_a_report(
 ) -> None:
     info = bundle([h200], tmp_path / "b", accuracy=write_report().parent)
     assert info.index.accuracy is not None
+
+
+def test_the_same_model_written_otherwise(
+    write_report: Callable[..., Path], make_engine: Callable[..., Path], h200: Path, tmp_path: Path
+) -> None:
+    """What `compare` is given and what `export` resolves it to: no seed is seed 0; and the bytes
+    of a checkpoint count, not the path that was typed.
+    """
+    seeded = dataclasses.replace(read_manifest(h200).model, spec="random:vggt-tiny:0")
+    engine = make_engine("seeded", change={"model": seeded})
+    bundle([engine], tmp_path / "a", accuracy=write_report(model={"spec": "random:vggt-tiny"}))
+    with pytest.raises(BundleError, match="another model"):
+        report = write_report(model={"spec": "random:vggt-tiny:1"})
+        bundle([engine], tmp_path / "b", accuracy=report)
+
+    file = dataclasses.replace(seeded, spec="/data/best.safetensors", sha256="ab" * 32)
+    engine = make_engine("file", change={"model": file})
+    typed = {"spec": "best.safetensors", "kind": "file", "sha256": "ab" * 32}
+    bundle([engine], tmp_path / "c", accuracy=write_report(model=typed))
+    with pytest.raises(BundleError, match="another model"):
+        unknown = write_report(model={**typed, "sha256": None})
+        bundle([engine], tmp_path / "d", accuracy=unknown)
 
 
 @pytest.mark.parametrize(
