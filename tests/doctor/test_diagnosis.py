@@ -54,6 +54,9 @@ def test_an_ability_needs_all_of_its_rows() -> None:
     assert rows["run onnxruntime"].found == "lacks: onnxruntime, onnxruntime CPU"
     doubtful = [*ROWS[:2], Check("cuda-bindings", "unknown", "?"), Check("CUDA device", "ok", "x")]
     assert {c.name: c for c in abilities(doubtful)}["run tensorrt"].state == "missing"
+    # What has no advice of its own leaves no hole in the list.
+    doubtful[-1] = Check("CUDA device", "missing", "no driver", "get a GPU")
+    assert {c.name: c for c in abilities(doubtful)}["run tensorrt"].fix == "get a GPU"
 
 
 def test_abilities_speak_of_rows_that_there_are(diagnosis: Diagnosis) -> None:
@@ -73,6 +76,17 @@ def test_require_names_all_that_is_missing() -> None:
         assert part in caught.value.message
     assert "tensorrt (" not in caught.value.message
     assert "install bindings; get a GPU" in caught.value.fix
+
+
+def test_the_same_advice_is_given_once() -> None:
+    rows = (
+        Check("build tensorrt", "missing", "lacks: tensorrt", "install; it"),
+        Check("run tensorrt", "missing", "lacks: tensorrt, CUDA device", "install; it; get a GPU"),
+        Check("run tensorrt-rtx", "missing", "lacks: CUDA device", "get a GPU"),
+    )
+    with pytest.raises(RuntimeUnavailableError) as caught:
+        Diagnosis("1", rows).require([row.name for row in rows])
+    assert caught.value.fix == "install; it; get a GPU"
 
 
 def test_require_refuses_a_name_it_does_not_know() -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 import vggt_deploy.build
-from vggt_deploy.errors import ArtifactError, BuildError
+from vggt_deploy.errors import ArtifactError, BuildError, UsageError
 from vggt_deploy.manifest import read_manifest
+from vggt_deploy.ship import verify as ship_verify
 from vggt_deploy.ship.rebuild import rebuild
+from vggt_deploy.ship.verify import unpack
 
 
 @pytest.fixture
@@ -36,6 +38,21 @@ def test_the_recipe_is_followed(packed: Path, tmp_path: Path, built: list[dict[s
     assert asked["profile"].startswith('title = "RTX 4090"')
     assert Path(asked["device"]).name == "rtx4090.toml"
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_which_engine_is_said_in_the_words_of_rebuild(
+    packed: Path, tmp_path: Path, built: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`rebuild` has no --engine."""
+    monkeypatch.setattr(ship_verify, "cuda_device", lambda: "no driver")
+    with pytest.raises(UsageError, match=r"no GPU here to choose by \(no driver\)") as caught:
+        rebuild(packed, tmp_path / "again")
+    assert "--device NAME" in caught.value.fix
+    assert "--engine" not in caught.value.fix
+    with pytest.raises(UsageError) as caught:
+        unpack(packed, tmp_path / "folder")
+    assert "--engine NAME" in caught.value.fix
+    assert built == []
 
 
 def test_a_folder_that_is_not_ours_survives(

@@ -48,6 +48,7 @@ def abilities(checks: Sequence[Check]) -> list[Check]:
         if not lacks:
             found.append(Check(name, "ok", command))
             continue
-        fixes = dict.fromkeys(rows[need].fix for need in lacks if need in rows)
+        # A row in doubt (bindings without a device to try them on) has no advice of its own.
+        fixes = dict.fromkeys(rows[need].fix for need in lacks if need in rows and rows[need].fix)
         found.append(Check(name, "missing", f"lacks: {', '.join(lacks)}", "; ".join(fixes)))
     return found

@@ -48,7 +48,12 @@ class Diagnosis:
             )
         bad = [row for row in (rows[name.lower()] for name in wanted) if row.state != "ok"]
         if bad:
+            fixes = [row.fix or f"find out about {row.name} by hand" for row in bad]
+            # An ability repeats the advice of the rows that it needs.
+            told = [
+                fix for fix in fixes if not any(fix != other and fix in other for other in fixes)
+            ]
             raise RuntimeUnavailableError(
                 "required, and not here: " + "; ".join(f"{row.name} ({row.found})" for row in bad),
-                "; ".join(row.fix or f"find out about {row.name} by hand" for row in bad),
+                "; ".join(dict.fromkeys(told)),
             )

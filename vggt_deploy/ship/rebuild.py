@@ -124,7 +124,8 @@ def choose_recipe(index: Index, device: str | None, runtime: str | None) -> Reci
             "give --device (a TOML file, or a shipped name such as orin) and --runtime",
         )
     if device is None or device in names:
-        entry = choose_engine(index, device)
+        fix = "say so with --device NAME: one of these, or a device profile"
+        entry = choose_engine(index, device, fix=fix)
         return Recipe(runtime or entry.runtime, entry, None)
     if runtime is None:
         runtimes = {entry.runtime for entry in index.engines}

@@ -253,8 +253,13 @@ def _advice(
     return "build the engine on the device: no ONNX is inside (bundle --with-onnx)" if fits else ""
 
 
-def choose_engine(index: Index, name: str | None) -> EngineEntry:
-    """The engine of that name; without one, the only engine, or the only one for this device."""
+def choose_engine(
+    index: Index, name: str | None, *, fix: str = "say so with --engine NAME"
+) -> EngineEntry:
+    """The engine of that name; without one, the only engine, or the only one for this device.
+
+    fix: how the caller's user says which one.
+    """
     if name is not None:
         return index.engine(name)
     if not index.engines:
@@ -272,8 +277,12 @@ def choose_engine(index: Index, name: str | None) -> EngineEntry:
     ]
     if len(matching) == 1:
         return matching[0]
-    here = device if isinstance(device, str) else f"{device.name}, {device.compute_capability}"
-    raise UsageError(
-        f"which engine? The bundle holds {', '.join(e.name for e in index.engines)}; {here}",
-        "say so with --engine NAME",
-    )
+    if isinstance(device, str):
+        why = f"there is no GPU here to choose by ({device})"
+    else:
+        why = (
+            f"{len(matching) or 'none'} of them are for this GPU ({device.name}, compute "
+            f"capability {device.compute_capability})"
+        )
+    names = ", ".join(entry.name for entry in index.engines)
+    raise UsageError(f"which engine? The bundle holds {names}, and {why}", fix)
