@@ -15,7 +15,13 @@ from vggt_deploy.build.profiles import load_profile
 from vggt_deploy.engines.device import CudaDevice
 from vggt_deploy.engines.kernels import layer_shares
 from vggt_deploy.engines.tensorrt.refit import refit_graph
-from vggt_deploy.errors import ArtifactError, BuildError, ProofError, UsageError
+from vggt_deploy.errors import (
+    ArtifactError,
+    BuildError,
+    ProofError,
+    RuntimeUnavailableError,
+    UsageError,
+)
 from vggt_deploy.manifest import hash_file, read_manifest
 from vggt_deploy.records import FramesRange, GraphRecord, LinearRecord, ProofRecord
 
@@ -149,12 +155,26 @@ def test_what_can_be_refused_is_refused_before_anything_is_written(
         (UsageError, {"device": "h200"}),
         (UsageError, {"device": "h300"}),
         (UsageError, {"runtime": "openvino"}),
+        (UsageError, {"timing_cache_dir": tmp_path / "timing"}),
         (BuildError, {"strip": True}),
     ]
     for error, options in refused:
         with pytest.raises(error):
             run(artifact, **options)
         assert listing(tmp_path) == ["artifact"]
+
+
+def test_a_profile_for_the_other_runtime_is_told_before_what_to_install(
+    run: Any, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(runtime: str) -> Any:
+        raise RuntimeUnavailableError(f"no module {runtime}", "install it")
+
+    monkeypatch.setattr(pipeline, "load_library", absent)
+    with pytest.raises(UsageError, match="portable-rtx is for tensorrt-rtx, not for tensorrt"):
+        run(artifact, runtime="tensorrt", device="portable-rtx")
+    with pytest.raises(RuntimeUnavailableError):
+        run(artifact, runtime="tensorrt", device="h200")
 
 
 def test_an_engine_is_no_artifact(run: Any, artifact: Path) -> None:

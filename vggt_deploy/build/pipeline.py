@@ -26,6 +26,7 @@ from vggt_deploy.build.profiles import DeviceProfile, load_profile
 from vggt_deploy.build.settings import (
     BuildSettings,
     check_artifact,
+    check_runtime,
     choose_frames,
     dotted,
     make_settings,
@@ -39,7 +40,7 @@ from vggt_deploy.engines.kernels import (
 )
 from vggt_deploy.engines.onnx_weights import packed_bytes
 from vggt_deploy.engines.tensorrt.library import Library, load_library
-from vggt_deploy.errors import ProofError, UsageError
+from vggt_deploy.errors import ProofError, RuntimeUnavailableError, UsageError
 from vggt_deploy.manifest import SCHEMA, hash_file, now, read_manifest, write_manifest
 from vggt_deploy.progress import Progress, StageClock, silent
 from vggt_deploy.records import EngineRecord, FileRecord, Manifest, ProofRecord
@@ -99,7 +100,8 @@ def build(
     profile = load_profile(device)
     check_artifact(profile, manifest)
     ranges, notes = choose_frames(profile, manifest.frames, frames)
-    library = load_library(runtime)
+    library = _library(runtime, profile)
+    _check_timing_cache(library, profile, timing_cache_dir)
     gpu = cuda_device()
     settings = make_settings(
         profile,
@@ -154,6 +156,32 @@ def _check_kind(artifact: Path, manifest: Manifest) -> None:
             f"{artifact} ({manifest.variant}) has no graph for TensorRT: it has no kernels for "
             f"{manifest.activations} activations",
             "export with --activations static and --calibrate FOLDER, or with float activations",
+        )
+
+
+def _library(runtime: str, profile: DeviceProfile) -> Library:
+    """The runtime's library. Where it is missing, a device profile that is not for it is told
+    first: nobody should install TensorRT to learn that.
+    """
+    try:
+        return load_library(runtime)
+    except RuntimeUnavailableError:
+        check_runtime(profile, runtime)
+        raise
+
+
+def _check_timing_cache(library: Library, profile: DeviceProfile, folder: Path | None) -> None:
+    if folder is None:
+        return
+    if library.is_rtx:
+        raise UsageError(
+            "TensorRT-RTX has no timing cache: it times kernels on the card, when the engine runs",
+            "leave --timing-cache out",
+        )
+    if not profile.timing_cache:
+        raise UsageError(
+            f"the device profile {profile.name} keeps no kernel timings",
+            "write timing_cache = true into it, or leave --timing-cache out",
         )
 
 

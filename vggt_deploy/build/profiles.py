@@ -100,7 +100,9 @@ def parse_profile(table: Mapping[str, Any], *, name: str, text: str, source: str
         UsageError: naming the source and the key.
     """
     if unknown := sorted(set(table) - set(_KEYS)):
-        raise _wrong(source, unknown[0], "is no key of a device profile", ", ".join(_KEYS))
+        raise _wrong(
+            source, unknown[0], "is no key of a device profile", f"the keys are {', '.join(_KEYS)}"
+        )
     if missing := [key for key in _REQUIRED if key not in table]:
         raise _wrong(source, missing[0], "is missing", "every profile says it")
     values = {key: _KEYS[key](table[key], key, source) for key in _KEYS if key in table}

@@ -185,14 +185,23 @@ def target_name(capability: tuple[int, int]) -> str:
 
 
 def _check_runtime(profile: DeviceProfile, library: Library) -> None:
-    if library.runtime in profile.runtimes:
-        return
-    names = " or ".join(profile.runtimes)
     why = ""
     if library.is_rtx and (missing := _unknown_targets(profile, library)):
         why = f" ({library.title} has no name for compute capability {missing})"
+    check_runtime(profile, library.runtime, why)
+
+
+def check_runtime(profile: DeviceProfile, runtime: str, why: str = "") -> None:
+    """Refuse a runtime that the device profile is not for.
+
+    Raises:
+        UsageError: with `why` behind it.
+    """
+    if runtime in profile.runtimes:
+        return
+    names = " or ".join(profile.runtimes)
     raise UsageError(
-        f"the device profile {profile.name} is for {names}, not for {library.runtime}{why}",
+        f"the device profile {profile.name} is for {names}, not for {runtime}{why}",
         f"build with --runtime {profile.runtimes[0]}"
         + (" on such a device" if profile.runtimes[0] == "tensorrt" else ""),
     )
