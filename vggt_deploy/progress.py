@@ -59,12 +59,20 @@ def _bars(console: Console) -> Iterator[Progress]:
     with Bars(*columns, console=console, transient=False) as bars:
         tasks = {}
 
+        def finish_untold() -> None:
+            """A stage that only said that it began ends with the next one, and so does its clock."""
+            for task in bars.tasks:
+                if task.total is None:
+                    bars.update(task.id, completed=1, total=1)
+
         def progress(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
+                finish_untold()
                 tasks[stage] = bars.add_task(stage, total=total or None)
             bars.update(tasks[stage], completed=done, total=total or None)
 
         yield progress
+        finish_untold()
 
 
 def _lines(console: Console) -> Progress:
