@@ -16,6 +16,7 @@ import onnx_ir as ir
 import pytest
 
 from vggt_deploy.errors import CalibrationError, DeployError, ImageError
+from vggt_deploy.export.request import make_request
 from vggt_deploy.manifest import read_manifest
 from vggt_deploy.quantize.calibration import collect_statistics, input_scales, load_statistics
 from vggt_deploy.quantize.histogram import parse_method
@@ -318,6 +319,23 @@ def test_outputs_without_a_camera_need_no_scales_of_its_head(exporter: Any, runt
         runtime.artifact(whole, images)["depth"],
         rtol=1e-5,
     )
+
+
+def test_a_folder_that_is_not_there_is_told_before_the_checkpoint_is_opened(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ImageError, match="there is no folder") as caught:
+        make_request(
+            "int8_pc_sym",
+            activations="static",
+            precision=None,
+            outputs=("pose",),
+            size=(56, 84),
+            frames=(1, 2, 5),
+            patterns=((), (), ()),
+            calibrate=tmp_path / "absent",
+        )
+    assert "--calibrate" in caught.value.fix
 
 
 def test_a_deploy_error_of_the_statistics_has_a_fix(exporter: Any, tmp_path: Path) -> None:

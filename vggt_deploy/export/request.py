@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vggt_deploy.errors import UsageError
+from vggt_deploy.errors import ImageError, UsageError
 from vggt_deploy.export.qdq import GraphTarget
 from vggt_deploy.outputs import OutputGroup, output_groups
 from vggt_deploy.quantize.histogram import DEFAULT_METHOD, Method, parse_method
@@ -113,6 +113,9 @@ def _calibration(
             "there is no default, since ranges of other images would be wrong for yours",
         )
     source = calibrate if isinstance(calibrate, Statistics) else Path(calibrate)
+    if isinstance(source, Path) and not source.exists():
+        # Now, and not after a checkpoint of 5 GB was fetched.
+        raise ImageError(f"there is no folder {source}", "check the path given to --calibrate")
     return CalibrationRequest(source, parse_method(method))
 
 

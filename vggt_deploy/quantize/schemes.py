@@ -249,7 +249,7 @@ def check_activations(scheme: Scheme, activations: Activations) -> None:
     if scheme.linear is None:
         raise UsageError(
             f"scheme {scheme.name} has no integer weights, so its activations stay float",
-            f"drop +{activations}, or use an integer scheme: "
+            f"leave --activations (+{activations}) out, or use an integer scheme: "
             f"{', '.join(s.name for s in SCHEMES.values() if takes_activations(s, activations))}",
         )
     if not takes_activations(scheme, activations):
