@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import re
 import signal
@@ -11,11 +12,13 @@ from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from vggt_deploy import __version__, api, options
 from vggt_deploy.cli import app
 from vggt_deploy.errors import ArtifactError, UsageError
+from vggt_deploy.tables import print_schemes
 
 COMMANDS = (
     "schemes",
@@ -365,6 +368,16 @@ def test_version_and_help() -> None:
         result = call(*([command] if command else []), "--help")
         assert result.exit_code == 0
         assert "Usage" in result.stdout
+
+
+def test_a_narrow_terminal_gets_whole_words() -> None:
+    """The terminal wraps the line; the table does not cut `untried` in two."""
+    out = Console(width=40, file=io.StringIO(), force_terminal=True, highlight=False)
+    print_schemes(api.schemes(), out)
+    assert isinstance(out.file, io.StringIO)
+    lines = out.file.getvalue().splitlines()
+    assert "onnxruntime-cuda" in lines[0]
+    assert [line for line in lines if "int8_pc_asym" in line and "dynamic" in line]
 
 
 def test_schemes_as_table_and_json() -> None:

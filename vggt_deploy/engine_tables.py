@@ -22,9 +22,10 @@ _MOST_LAYERS = 8
 
 def print_statistics(statistics: Statistics, folder: str, out: Console) -> None:
     """What a calibration saw."""
+    pictures = "1 image" if len(statistics.images) == 1 else f"{len(statistics.images)} images"
     out.print(
         f"{folder}: {len(statistics.layers)} Linears of {statistics.model.spec}, "
-        f"{len(statistics.images)} images of {statistics.height} x {statistics.width}",
+        f"{pictures} of {statistics.height} x {statistics.width}",
         markup=False,
     )
     for reason in statistics.skipped:
@@ -80,7 +81,8 @@ def print_inspection(inspection: Inspection, out: Console) -> None:
     for memory in inspection.memory:
         known = memory.activation_bytes
         text = "not known (only a GPU tells)" if known is None else f"{known / 2**20:.1f} MiB"
-        out.print(f"  activations, {_range(memory.frames)} frames: {text}", markup=False)
+        what = "1 frame" if memory.frames.max == 1 else f"{_range(memory.frames)} frames"
+        out.print(f"  activations, {what}: {text}", markup=False)
     live = inspection.live
     if live is None:
         out.print(f"  live engine: not asked: {inspection.live_reason}", markup=False)
@@ -90,8 +92,8 @@ def print_inspection(inspection: Inspection, out: Console) -> None:
         out.print(f"  differs: {name}: manifest {said}, live engine {found}", markup=False)
 
 
-def print_bundle(info: BundleInfo, out: Console) -> None:
-    """What a bundle holds."""
+def print_bundle(info: BundleInfo, out: Console, *, signed: bool) -> None:
+    """What a bundle holds, and whether who gets it can tell who made it."""
     index = info.index
     out.print(f"{info.path}: {info.bytes / 1e6:.1f} MB, {index.variant}", markup=False)
     for entry in index.engines:
@@ -100,6 +102,7 @@ def print_bundle(info: BundleInfo, out: Console) -> None:
             markup=False,
         )
     out.print(f"  ONNX inside: {'yes' if index.onnx else 'no'}", markup=False)
+    out.print(f"  signed: {'yes' if signed else 'no (--sign PEM)'}", markup=False)
     out.print(f"  index SHA-256 {info.sha256}", markup=False)
 
 

@@ -151,12 +151,14 @@ def _read_text(folder: Path, path: Path) -> str:
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
         raise ArtifactError(
-            f"{folder} {state}", "give the folder that `vggt-deploy export` wrote (-o DIR)"
+            f"{folder} {state}",
+            "give the folder that `vggt-deploy export` or `build` wrote; from a bundle, "
+            "`vggt-deploy unpack` makes one",
         )
     if not path.is_file():
         raise ArtifactError(
             f"{folder} holds no {MANIFEST_NAME}, so it is not a finished artifact",
-            "give the folder that `vggt-deploy export` wrote, or export it again",
+            "give the folder that `vggt-deploy export` or `build` wrote, or make it again",
         )
     size = path.stat().st_size
     if size > MAX_MANIFEST_BYTES:

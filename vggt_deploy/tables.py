@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -51,6 +52,9 @@ def print_schemes(rows: Sequence[SchemeRow], out: Console) -> None:
                 text.append(f" ({number})", "dim")
             supports.append(text)
         table.add_row(*cells, *supports)
+    # Words cut in the middle can't be read; a line that is too long is left to the terminal.
+    unlimited = out.options.update(max_width=10_000)
+    out.width = max(out.width, Measurement.get(out, unlimited, table).maximum)
     out.print(table)
     out.print()
     for note, number in notes.items():

@@ -91,7 +91,7 @@ def bundle(
             overwrite=overwrite,
             progress=shown,
         )
-    print_bundle(info, console())
+    print_bundle(info, console(), signed=sign is not None)
 
 
 @app.command()

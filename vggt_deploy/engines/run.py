@@ -103,7 +103,7 @@ def run(
         say(f"checking and opening {artifact}")
         session = open_session(artifact, runtime=runtime, provider=provider, threads=threads)
         with contextlib.closing(session):
-            say(f"running {len(batch.paths)} images of {batch.width} x {batch.height}")
+            say(f"running {len(batch.paths)} images of {batch.height} x {batch.width}")
             predictions = predict(session, batch)
             info = session.info
         say("writing results")
