@@ -60,7 +60,7 @@ def _bars(console: Console) -> Iterator[Progress]:
         tasks = {}
 
         def finish_untold() -> None:
-            """A stage that only said that it began ends with the next one, and so does its clock."""
+            """A stage that only said that it began ends with the next one, clock and all."""
             for task in bars.tasks:
                 if task.total is None:
                     bars.update(task.id, completed=1, total=1)
