@@ -18,6 +18,7 @@ import pytest
 
 from vggt_deploy.build import timing
 from vggt_deploy.build.builder import build_plan
+from vggt_deploy.build.configure import configure
 from vggt_deploy.build.settings import BuildSettings
 from vggt_deploy.engines.device import CudaDevice
 from vggt_deploy.engines.tensorrt.library import Library
@@ -51,6 +52,10 @@ class Config:
         self.cache: Cache | None = None
         self.flags: set[str] = set()
         self.profiles: list[Any] = []
+        self.previews: dict[str, bool] = {}
+
+    def set_preview_feature(self, feature: str, on: bool) -> None:
+        self.previews[feature] = on
 
     def create_timing_cache(self, content: bytes) -> Cache | None:
         if not content:
@@ -281,6 +286,7 @@ def make_module(events: list[str], *, loads: bool = True, refits: bool = True) -
         Refitter=lambda engine, log: refitter,
         OnnxParserRefitter=ParserRefitter,
         NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=1),
+        PreviewFeature=Enum("RUNTIME_ACTIVATION_RESIZE_10_10"),
         ProfilingVerbosity=Enum("DETAILED"),
         LayerInformationFormat=Enum("JSON"),
         ExecutionContextAllocationStrategy=Enum("USER_MANAGED"),
@@ -334,3 +340,13 @@ def test_a_plan_that_does_not_load(path: Path) -> None:
     with pytest.raises(BuildError, match="just built:\n    out of memory"):
         build_plan(library, path.with_name("model.onnx"), settings(path))
     assert not path.with_name("model.engine").exists()
+
+
+def test_activation_memory_may_follow_the_number_of_frames(path: Path) -> None:
+    module = make_module([])
+    newer, older = Config(), Config()
+    configure(Library(module, "tensorrt", "10.16.1.11"), newer, settings(path))
+    assert newer.previews == {"RUNTIME_ACTIVATION_RESIZE_10_10": True}
+    module.PreviewFeature = Enum("PROFILE_SHARING_0806")
+    configure(Library(module, "tensorrt", "10.3.0"), older, settings(path))
+    assert older.previews == {}

@@ -38,6 +38,12 @@ def configure(library: Library, config: IBuilderConfig, settings: BuildSettings)
         config.hardware_compatibility_level = member(
             trt.HardwareCompatibilityLevel, settings.hardware_compatibility
         )
+    if has_member(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10"):  # not in 10.3
+        # A session asks how much memory its number of frames takes; without this the answer is
+        # what the largest number of the range takes.
+        config.set_preview_feature(
+            member(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10"), True
+        )
     if library.is_rtx:
         config.num_compute_capabilities = len(settings.targets)
         for index, capability in enumerate(settings.targets):
