@@ -178,7 +178,7 @@ def _check_file(
     progress: Callable[[int], None] | None,
 ) -> None:
     path = folder / name
-    fix = "copy the whole artifact folder again, or export it again"
+    fix = "copy the whole folder again, or make it again"
     if not path.is_file():
         state = "is not a regular file" if path.exists() else "is missing"
         raise ArtifactError(f"{path} {state}, the manifest lists it", fix)

@@ -197,7 +197,7 @@ def check_frames(count: int, accepted: Sequence[FramesRange]) -> None:
         f"use --max-images {max(below)}, or make one that takes {count}"
         if below
         else f"give at least {min(f.min for f in accepted)} images,"
-        f" or export with --frames {count}:...",
+        f" or make one that takes {count}",
     )
 
 
