@@ -196,8 +196,7 @@ def check_frames(count: int, accepted: Sequence[FramesRange]) -> None:
         f"{count} images, but this artifact takes {takes}",
         f"use --max-images {max(below)}, or make one that takes {count}"
         if below
-        else f"give at least {min(f.min for f in accepted)} images,"
-        f" or make one that takes {count}",
+        else f"give at least {min(f.min for f in accepted)} images, or make one that takes {count}",
     )
 
 
