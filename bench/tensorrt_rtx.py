@@ -27,6 +27,7 @@ from vggt_deploy.artifact import locked
 from vggt_deploy.compare.environment import describe_environment, usable_cpus
 from vggt_deploy.compare.jobs import write_json
 from vggt_deploy.errors import DeployError, UsageError
+from vggt_deploy.options import parse_frames
 
 SCHEMA = 1
 INTERRUPTED = 130
@@ -99,6 +100,7 @@ class Question:
     device: str
     height: int
     width: int
+    frames: tuple[int, int, int]
 
 
 def precision_of(variant: str) -> str:
@@ -210,13 +212,19 @@ def _row(
             "statistics": statistics if variant.endswith("+static") else None,
             "height": question.height,
             "width": question.width,
+            "frames": question.frames,
         },
         settings,
     )
     _say_step(f"exported {variant}", exported)
     built = None
     if exported.ok:
-        arguments = {"artifact": str(artifact), "folder": str(engine), "device": question.device}
+        arguments = {
+            "artifact": str(artifact),
+            "folder": str(engine),
+            "device": question.device,
+            "frames": question.frames,
+        }
         built = run_step("build", f"build-{variant}", arguments, settings)
         _say_step(f"built {variant}", built)
     for folder in (artifact, engine):
@@ -229,7 +237,9 @@ def _save(
 ) -> None:
     environment = describe_environment().to_json()
     versions = sorted({r.build.answer["runtime_version"] for r in rows if r.build and r.build.ok})
-    size = f"{question.height} x {question.width}"
+    low, usual, high = question.frames
+    count = f"{low}" if low == high else f"{low} to {high}, tuned for {usual},"
+    size = f"{count} frames of {question.height} x {question.width}"
     machine = f"{environment['cpu']}, {environment['usable_cpus']} CPUs"
     lines = [
         f"{question.model}, {size}, device profile {question.device}, one optimization profile",
@@ -271,7 +281,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UsageError(
                 f"unknown variant {unknown[0]!r}", f"use some of {', '.join(VARIANTS)}"
             )
-        question = Question(options.model, variants, options.device, options.height, options.width)
+        question = Question(
+            options.model,
+            variants,
+            options.device,
+            options.height,
+            options.width,
+            parse_frames(options.frames),
+        )
         return run(question, options.out)
     except DeployError as error:
         print(error, file=sys.stderr)
@@ -289,6 +306,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="rtx4090", help="device profile (default rtx4090)")
     add("--height", type=int, default=168)
     add("--width", type=int, default=224)
+    add(
+        "--frames", default="2", help="MIN:OPT:MAX, or one number: kernels for it alone (default 2)"
+    )
     add("--only", metavar="LABEL,...", help=f"rows to run, of: {', '.join(VARIANTS)}")
     add("--out", type=Path, default=Path("bench/out"), help="results (default bench/out)")
     return parser
