@@ -170,6 +170,8 @@ def _export(
                 dynamic_shapes=dynamic_shapes,
             )
     except torch.onnx.errors.OnnxExporterError as error:
+        if _was_interrupted(error):
+            raise KeyboardInterrupt from error
         raise ExportError(
             f"torch.onnx could not trace the network: {error}",
             "this is a defect of vggt-deploy or a torch version it was not tested with; "
@@ -177,6 +179,22 @@ def _export(
         ) from error
     assert program is not None
     return program.model
+
+
+def _was_interrupted(error: BaseException) -> bool:
+    """Whether Ctrl-C is behind the error: torch trips over one that comes while it imports parts of
+    itself (`torch._dynamo has no attribute exc`) and reports that instead.
+    """
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        one = pending.pop()
+        if isinstance(one, KeyboardInterrupt):
+            return True
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            pending += [one.__cause__, one.__context__]
+    return False
 
 
 @contextlib.contextmanager
