@@ -234,6 +234,8 @@ def test_an_edge_install_verifies_unpacks_inspects_and_runs(
     assert checked["signature"] == "unsigned"
     assert checked["fits"][0]["engine"] == "portable-rtx"
     assert "tensorrt_rtx" in checked["installed"]["tensorrt-rtx"]
+    said = call(edge, "verify", real_bundle, "--require-fit", code=1)
+    assert "no engine of" in said
     engine = tmp_path / "engine"
     call(edge, "unpack", real_bundle, "-o", engine)
     assert "1.7.1.116" in call(edge, "inspect", engine)

@@ -11,6 +11,7 @@ import typer
 from vggt_deploy import options
 from vggt_deploy.cli.app import app
 from vggt_deploy.cli.arguments import AcceptFloat, Json, Overwrite
+from vggt_deploy.errors import BundleError
 
 Bundle = Annotated[Path, typer.Argument(help="A file that `vggt-deploy bundle` wrote.")]
 PublicKey = Annotated[
@@ -95,7 +96,15 @@ def bundle(
 
 
 @app.command()
-def verify(file: Bundle, public_key: PublicKey = None, as_json: Json = False) -> None:
+def verify(
+    file: Bundle,
+    public_key: PublicKey = None,
+    require_fit: Annotated[
+        bool,
+        typer.Option("--require-fit", help="Exit 1 unless an engine in it is known to run here."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Check a bundle before anything in it is loaded, and say whether this device can run it."""
     from vggt_deploy import api, progress
 
@@ -103,11 +112,13 @@ def verify(file: Bundle, public_key: PublicKey = None, as_json: Json = False) ->
         verification = api.verify(file, public_key=public_key, progress=shown)
     if as_json:
         typer.echo(json.dumps(verification.to_json(), indent=1))
-        return
-    from vggt_deploy.engine_tables import print_verification
-    from vggt_deploy.tables import console
+    else:
+        from vggt_deploy.engine_tables import print_verification
+        from vggt_deploy.tables import console
 
-    print_verification(verification, console())
+        print_verification(verification, console())
+    if require_fit and not verification.runnable:
+        raise BundleError(f"no engine of {file} is known to run here", verification.advice)
 
 
 @app.command()
