@@ -242,6 +242,14 @@ def test_build_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
+def test_compare_passes_the_device_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = stop_at(monkeypatch, "compare", ArtifactError("stop", "here"))
+    runtimes = ("--runtimes", "onnxruntime,tensorrt-rtx")
+    call("compare", "--images", "pictures", "-o", "out", *runtimes, "--device", "my/card.toml")
+    assert fake.call_args.kwargs["device"] == "my/card.toml"
+    assert fake.call_args.kwargs["runtimes"] == "onnxruntime,tensorrt-rtx"
+
+
 def test_static_activations_need_pictures_and_nothing_else_takes_them() -> None:
     with pytest.raises(UsageError, match="need --calibrate"):
         options.calibration("static", None, None)

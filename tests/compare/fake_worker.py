@@ -52,6 +52,7 @@ def identify(job: dict[str, Any]) -> None:
         "sha256": "0" * 64,
         "licence": None,
         "checkpoint_bytes": 4_000_000,
+        "gpu": os.environ.get("FAKE_GPU") if job["gpu"] else None,
     }
     answer(job["answer"], result)
 
@@ -70,6 +71,41 @@ def export(job: dict[str, Any]) -> None:
     (folder / "weights.bin").write_bytes(bytes(size))
     result = {"seconds": 0.5, "peak_rss_bytes": 10**8, "verified": job["verify"], "steps": {}}
     answer(job["answer"], result)
+
+
+def build(job: dict[str, Any]) -> None:
+    assert (Path(job["artifact"]) / "weights.bin").is_file()
+    folder = Path(job["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.engine").write_bytes(bytes(500_000))
+    result = {
+        "seconds": 4.5,
+        "builder_seconds": 4.0,
+        "peak_rss_bytes": 10**9,
+        "runtime_version": "1.7.1.116",
+        "plan_bytes": 500_000,
+        "weights_bytes": 400_000,
+        "packed_bytes": 390_000,
+        "shares": {"int8": 0.75, "float": 0.25},
+        "attentions": 88,
+        "attentions_fused": 72,
+        "attentions_half": 72,
+        "half_unfused": 0,
+        "notes": [f"built for {job['device']}"],
+    }
+    answer(job["answer"], result)
+
+
+GPU = {
+    "device": "A Card, compute capability 8.9",
+    "n": 5,
+    "network_ms": 7.25,
+    "network_min_ms": 7.0,
+    "to_device_ms": 0.5,
+    "to_host_ms": 0.25,
+    "engine_bytes": 900_000,
+    "buffer_bytes": 100_000,
+}
 
 
 def measure(job: dict[str, Any], behaviour: str) -> None:
@@ -112,6 +148,7 @@ def measure(job: dict[str, Any], behaviour: str) -> None:
             "saved_bytes": None,
             "others_cpus": 0.0,
             "notes": [],
+            "gpu": GPU if job["runtime"].startswith("tensorrt") else None,
         },
     )
 
@@ -140,12 +177,19 @@ def misbehave(behaviour: str, job: dict[str, Any]) -> None:
             error = {"message": "no such thing", "fix": "make one"}
             Path(job["answer"]).write_text(json.dumps({"error": error}))
             sys.exit(1)
+        case "no device":
+            error = {"message": "no CUDA device: none", "fix": "buy one", "unavailable": True}
+            Path(job["answer"]).write_text(json.dumps({"error": error}))
+            sys.exit(1)
         case "missing library":
             import a_library_that_nobody_has  # noqa: F401
 
 
 def job_label(kind: str, job: dict[str, Any]) -> str:
-    """`model`, `images`, `torch/int8_pc_sym`, `export/int8_pc_sym+static`."""
+    """`model`, `images`, `torch/fp32`, `export/int8_pc_sym+static`, `build/tensorrt/fp16`."""
+    if kind == "build":
+        scheme = Path(job["folder"]).name.removeprefix(f"{job['runtime']}-")
+        return f"build/{job['runtime']}/{scheme}"
     if kind in ("identify", "calibrate"):
         return {"identify": "model", "calibrate": "images"}[kind]
     static = job["activations"] == "static"
@@ -173,6 +217,8 @@ def main() -> None:
         calibrate(job)
     elif kind == "export":
         export(job)
+    elif kind == "build":
+        build(job)
     else:
         measure(job, behaviour)
 

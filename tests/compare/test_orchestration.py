@@ -61,8 +61,8 @@ def test_a_report_of_a_newer_schema_is_refused(fake: Any) -> None:
     fake.run(schemes="fp32")
     path = fake.folder / "comparison_report.json"
     data = json.loads(path.read_text())
-    path.write_text(json.dumps(data | {"schema": 2}))
-    with pytest.raises(CompareError, match="schema 2"):
+    path.write_text(json.dumps(data | {"schema": 3}))
+    with pytest.raises(CompareError, match="schema 3"):
         read_report(path)
     del data["rows"]
     path.write_text(json.dumps(data))
@@ -202,12 +202,13 @@ def test_the_parent_imports_no_torch(fake: Any) -> None:
         from rich.console import Console
         compare(
             "fake-model", {str(fake.images)!r}, output_dir={str(fake.folder)!r},
-            schemes="int8_pc_sym", runtimes="onnxruntime", width=56, threads=1,
-            console=Console(quiet=True),
+            schemes="int8_pc_sym", runtimes="onnxruntime,tensorrt-rtx", device="rtx4090",
+            width=56, threads=1, console=Console(quiet=True),
             worker_command=({sys.executable!r}, {str(Path(__file__).with_name("fake_worker.py"))!r},
                             {str(fake.plan_path)!r}),
         )
-        heavy = {{"torch", "onnx", "onnxruntime", "onnxscript"}} & sys.modules.keys()
+        heavy = {{"torch", "onnx", "onnxruntime", "onnxscript", "tensorrt_rtx", "cuda"}}
+        heavy &= sys.modules.keys()
         assert not heavy, heavy
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)

@@ -106,6 +106,18 @@ def test_a_row_with_nan_is_never_chosen() -> None:
     assert any(item.label == ROWS[2].label for item in advice(ROWS).values())
 
 
+def test_a_row_without_latency_or_without_accuracy_is_ignored() -> None:
+    """As of an engine that could only be built: nothing of it is measured or advised."""
+    best = ROWS[2]
+    for without in (replace(best, accuracy={}, geometry=None), replace(best, measured=None)):
+        for random_weights in (True, False):
+            rows = (*ROWS[:2], without)
+            found = advice(rows, random_weights=random_weights)
+            assert all(item.label != best.label for item in found.values())
+            assert found == advice(ROWS[:2], random_weights=random_weights)
+    assert advice((*ROWS[:2], best), random_weights=True)["edge"].label == best.label
+
+
 def test_a_median_is_not_enough_for_production() -> None:
     """FP32 took 100 ms in the median, but 90 ms once: 95 ms is not surely faster, 89 is."""
     noisy = make_row("onnxruntime/fp32", 100.0, mb=4000.0, spread=10.0)

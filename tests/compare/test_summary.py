@@ -5,14 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from vggt_deploy.compare.summary import (
-    megabytes,
-    number,
-    summary_text,
-    table,
-    timing_notes,
-    wrap,
-)
+from vggt_deploy.compare.summary import summary_text, timing_notes
+from vggt_deploy.compare.text import megabytes, number, table, wrap
 
 
 def test_a_table_is_aligned() -> None:
@@ -43,7 +37,8 @@ def test_every_row_and_every_output_is_there(fake: Any) -> None:
     assert "Cross entropy is not applicable" in text
     assert "1 threads" not in text
     assert "threads   1 for every variant" in text
-    assert max(len(line) for line in text.splitlines()) < 250
+    ours = [line for line in text.splitlines() if not line.startswith("made ")]  # with our command
+    assert max(map(len, ours)) < 250
 
 
 def test_slower_variants_are_named(fake: Any) -> None:

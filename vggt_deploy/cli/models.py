@@ -180,8 +180,17 @@ def compare(
         str, typer.Option("--schemes", help="all, or labels such as int8_pc_sym+dynamic,int4_g128.")
     ] = "all",
     runtimes: Annotated[
-        str, typer.Option("--runtimes", help="Some of torch,onnxruntime.")
+        str,
+        typer.Option("--runtimes", help="Some of torch,onnxruntime,tensorrt,tensorrt-rtx."),
     ] = "torch,onnxruntime",
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            help="Device profile of engines (tensorrt, tensorrt-rtx): a name such as h200, or a"
+            " TOML file.",
+        ),
+    ] = None,
     max_images: MaxImages = None,
     skip_bad_images: SkipBad = False,
     mode: Mode = "crop",
@@ -205,7 +214,8 @@ def compare(
     warmup: Annotated[int, typer.Option("--warmup", min=0, help="Runs before timing.")] = 2,
     threads: Threads = None,
     timeout_s: Annotated[
-        float, typer.Option("--timeout", help="Seconds that one export or measurement may take.")
+        float,
+        typer.Option("--timeout", help="Seconds that one export, build or measurement may take."),
     ] = 3600.0,
     verify: Annotated[
         bool, typer.Option("--verify", help="Also let each export check itself against PyTorch.")
@@ -237,6 +247,7 @@ def compare(
         output_dir=output,
         schemes=schemes,
         runtimes=runtimes,
+        device=device,
         max_images=max_images,
         skip_bad_images=skip_bad_images,
         height=height,

@@ -3,6 +3,7 @@
     identify   which weights are these? (also downloads them, once, before anything is timed)
     calibrate  images -> statistics, which all variants with static activations share
     export     scheme -> artifact folder
+    build      artifact -> engine folder
     measure    one variant on the images: load, time, write the outputs
 
 A worker writes its answer to a temporary name and renames it, so an answer that exists is whole.
@@ -16,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-JobKind = Literal["identify", "calibrate", "export", "measure"]
+JobKind = Literal["identify", "calibrate", "export", "build", "measure"]
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,12 @@ class LayerPatterns:
 
 @dataclass(frozen=True)
 class IdentifyJob:
-    """Which weights, which architecture."""
+    """Which weights, which architecture; and, for engines, which GPU this machine has."""
 
     parent: int
     answer: str
     model: ModelQuestion
+    gpu: bool
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,22 @@ class ExportJob:
 
 
 @dataclass(frozen=True)
+class BuildJob:
+    """Build an engine from the folder `artifact`; `device`: name or path of a device profile."""
+
+    parent: int
+    answer: str
+    artifact: str
+    folder: str
+    runtime: str
+    device: str
+
+
+@dataclass(frozen=True)
 class MeasureJob:
     """Measure one variant. `images` is an .npy file [S, 3, H, W]; `arrays` the .npz to write.
+
+    `artifact`: what is opened, of either kind; None for PyTorch.
 
     `size_probe` is a file that the reference saves its weights to, to be weighed and deleted; None
     for every other variant, and where the weights are a file already.
@@ -144,7 +160,7 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-Job = IdentifyJob | CalibrateJob | ExportJob | MeasureJob
+Job = IdentifyJob | CalibrateJob | ExportJob | BuildJob | MeasureJob
 
 
 def write_job(path: Path, job: Job) -> None:
@@ -183,6 +199,11 @@ def read_export(path: Path) -> ExportJob:
     low, best, high = data["frames"]
     data |= _variant_parts(data)
     return ExportJob(**{**data, "outputs": tuple(data["outputs"]), "frames": (low, best, high)})
+
+
+def read_build(path: Path) -> BuildJob:
+    """Read what `write_job` wrote."""
+    return BuildJob(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def read_measure(path: Path) -> MeasureJob:

@@ -1,6 +1,6 @@
 """The comparison: every variant in a process of its own, on the same pictures.
 
-    pictures ─► question ─► PyTorch FP32 ─► (export ─►) measure each variant ─► report
+    pictures ─► question ─► PyTorch FP32 ─► (export ─► build ─►) measure each variant ─► report
                 (identify)   (reference)     metrics against the reference
 
 This process imports no torch, onnx or onnxruntime: it starts workers, reads what they wrote, and
@@ -20,7 +20,9 @@ from typing import Any, Literal
 from rich.console import Console
 
 from vggt_deploy.artifact import locked
+from vggt_deploy.compare.asking import identify_model
 from vggt_deploy.compare.calibration import ask_calibration
+from vggt_deploy.compare.devices import ask_device
 from vggt_deploy.compare.environment import describe_environment, usable_cpus
 from vggt_deploy.compare.jobs import LayerPatterns, ModelQuestion
 from vggt_deploy.compare.pictures import draw_depth_pictures
@@ -28,7 +30,7 @@ from vggt_deploy.compare.plots import draw_plots
 from vggt_deploy.compare.question import Pictures, Settings, build_question, read_pictures
 from vggt_deploy.compare.recommend import recommend
 from vggt_deploy.compare.report import SCHEMA, ComparisonReport, Row, write_report
-from vggt_deploy.compare.rows import Sweep, identify_model
+from vggt_deploy.compare.rows import Sweep
 from vggt_deploy.compare.state import Folder, begin, check_folder
 from vggt_deploy.compare.summary import write_summary
 from vggt_deploy.compare.variants import parse_variants
@@ -46,6 +48,7 @@ def compare(
     output_dir: Path | str,
     schemes: str | Sequence[str] = "all",
     runtimes: str | Sequence[str] = "torch,onnxruntime",
+    device: str | None = None,
     max_images: int | None = None,
     height: int | None = None,
     width: int = 518,
@@ -77,7 +80,11 @@ def compare(
         images_dir: pictures of one scene, as `find_images` finds them.
         output_dir: where everything goes; must be new or empty, unless `resume` or `overwrite`.
         schemes: "all" or labels such as `int8_pc_sym+dynamic`, comma-separated or a sequence.
-        runtimes: `torch`, `onnxruntime`. PyTorch FP32 is always part of it.
+        runtimes: `torch`, `onnxruntime`, `tensorrt`, `tensorrt-rtx`. PyTorch FP32 is always part of
+            it.
+        device: name or path of the device profile that engines are built for; needed with
+            `tensorrt` and `tensorrt-rtx`, refused without them. Where there is no such device the
+            engine is built and proven as far as that goes, and its row says "not run".
         max_images: use the first so many pictures; None uses all.
         height: None takes what the pictures give at `width`.
         width: in pixels, a multiple of 14.
@@ -98,7 +105,7 @@ def compare(
         warmup: calls before timing.
         repeats: timed calls.
         threads: of every variant; None takes the CPUs that this process may use.
-        timeout_s: for each process: one export, or one measurement.
+        timeout_s: for each process: one export, one build, or one measurement.
         verify: let each export check its graph against PyTorch as well.
         resume: keep the finished rows in `output_dir`; refused if the question changed.
         overwrite: remove a former comparison in `output_dir` and begin again.
@@ -123,6 +130,7 @@ def compare(
         threads=usable_cpus() if threads is None else threads,
         verify=verify,
         timeout_s=timeout_s,
+        device=ask_device(device, variants),
     )
     settings.check()
     folder = Folder(Path(output_dir).expanduser().absolute())
@@ -137,6 +145,9 @@ def compare(
             height=height,
             skip_bad=skip_bad_images,
         )
+        if settings.device is not None:
+            size = (pictures.height, pictures.width)
+            settings.device.check_pictures(pictures.frames, pictures.accepted, *size)
         console.print(pictures.note, highlight=False, markup=False, soft_wrap=True)
         identity = identify_model(settings, worker_command, console)
         settings = settings.resolved(identity)
@@ -171,7 +182,7 @@ def _report(
     rows: tuple[Row, ...],
     console: Console,
 ) -> ComparisonReport:
-    calibration = settings.calibration
+    asked = (settings.calibration, settings.device)
     random_weights = question["model"]["kind"] == "random"
     report = ComparisonReport(
         schema=SCHEMA,
@@ -182,7 +193,7 @@ def _report(
         command=tuple(sys.argv),
         rows=rows,
         recommendations=recommend(rows, random_weights=random_weights),
-        notes=(pictures.note, *(() if calibration is None else (calibration.note,))),
+        notes=(pictures.note, *(item.note for item in asked if item is not None)),
     )
     write_report(report)
     write_summary(report)

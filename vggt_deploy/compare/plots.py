@@ -18,9 +18,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Blue and vermillion of Okabe and Ito: told apart under every common colour blindness.
-COLOURS = {"torch": "#0072B2", "onnxruntime": "#D55E00"}
-NAMES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
+# Colours of Okabe and Ito: told apart under every common colour blindness.
+COLOURS = {
+    "torch": "#0072B2",
+    "onnxruntime": "#D55E00",
+    "tensorrt": "#009E73",
+    "tensorrt-rtx": "#CC79A7",
+}
+NAMES = {
+    "torch": "PyTorch",
+    "onnxruntime": "ONNX Runtime",
+    "tensorrt": "TensorRT (GPU)",
+    "tensorrt-rtx": "TensorRT-RTX (GPU)",
+}
 HATCHES = {"dynamic": "////", "static": "...."}
 MARKERS = {
     "float": ("o", "dot"),
@@ -40,16 +50,14 @@ def draw_plots(report: ComparisonReport) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = [row for row in report.rows if row.measured is not None]
+    # An engine that was built but not run has its size.
+    rows = [row for row in report.rows if row.measured is not None or row.build is not None]
     panel = max(3.6, 1.1 + INCH_PER_BAR * len(rows))
     figure = Figure(figsize=(20.0, 2 * panel + 1.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 3)
-    torch_ms = _median(report.reference)
-    onnx = report.row("onnxruntime/fp32")
-    onnx_ms = _median(onnx) if onnx is not None else None
-    lines = [(torch_ms, "torch"), (onnx_ms, "onnxruntime")]
-    _bars(axes[0, 0], rows, _disk_mb, "on disk, MB", "Size of checkpoint and artifacts")
+    lines = [(_median(row), row.runtime) for row in rows if row.scheme == "fp32"]
+    _bars(axes[0, 0], rows, _disk_mb, "on disk, MB", "Size of checkpoint, artifacts and engines")
     _bars(axes[0, 1], rows, _median, "median, ms", f"Latency, {_calls(report)}", lines)
     _bars(
         axes[0, 2], rows, lambda row: report.ratios(row).compression,
@@ -90,8 +98,7 @@ def _median(row: Row) -> float | None:
 
 
 def _disk_mb(row: Row) -> float | None:
-    size = row.measured.disk_bytes if row.measured else None
-    return size / 1e6 if size is not None else None
+    return row.disk_bytes / 1e6 if row.disk_bytes is not None else None
 
 
 def _depth_mae(row: Row) -> float | None:
@@ -164,7 +171,7 @@ def _legend(figure: Figure, rows: Sequence[Row]) -> None:
             [], [], color=COLOURS[row.runtime], linestyle="--", label=f"{NAMES[row.runtime]} FP32"
         )
         for row in rows
-        if row.scheme == "fp32"
+        if row.scheme == "fp32" and row.measured is not None
     ]
     for activations, hatch in HATCHES.items():
         if any(row.activations == activations for row in rows):

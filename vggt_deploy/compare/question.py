@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_deploy.compare.calibration import CalibrationQuestion
+from vggt_deploy.compare.devices import DeviceQuestion
 from vggt_deploy.compare.environment import describe_environment
 from vggt_deploy.compare.jobs import LayerPatterns, ModelQuestion
 from vggt_deploy.compare.variants import Variant
@@ -19,13 +20,17 @@ from vggt_deploy.data.folders import find_images
 from vggt_deploy.data.images import load_images
 from vggt_deploy.errors import UsageError
 from vggt_deploy.quantize.schemes import SCHEMES, Precision
+from vggt_deploy.records import FramesRange
 
-QUESTION_SCHEMA = 2
+QUESTION_SCHEMA = 3
+FRAMES_AT_LEAST = 16  # what the kept artifacts accept, so that they are of use afterwards
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What the model spec turned out to be; the answer of the identify job."""
+    """What the model spec turned out to be, and for engines the GPU that is here; the answer of the
+    identify job.
+    """
 
     config: str
     kind: Literal["file", "hub", "random"]
@@ -33,6 +38,7 @@ class Identity:
     sha256: str | None
     licence: str | None
     checkpoint_bytes: int | None
+    gpu: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Settings:
     threads: int
     verify: bool
     timeout_s: float
+    device: DeviceQuestion | None = None
 
     def check(self) -> None:
         """Refuse numbers that can't mean anything, before anything is started."""
@@ -89,6 +96,11 @@ class Pictures:
     @property
     def frames(self) -> int:
         return int(self.pixels.shape[0])
+
+    @property
+    def accepted(self) -> FramesRange:
+        """The frame counts of the artifacts."""
+        return FramesRange(1, self.frames, max(self.frames, FRAMES_AT_LEAST))
 
     @property
     def height(self) -> int:
@@ -155,15 +167,18 @@ def read_pictures(
 def build_question(settings: Settings, pictures: Pictures, identity: Identity) -> dict[str, Any]:
     """The question as JSON. Whatever can change a number is in it; a time limit is not."""
     environment = describe_environment()
+    weights = asdict(identity)
+    gpu = weights.pop("gpu")
     return {
         "schema": QUESTION_SCHEMA,
-        "model": {"spec": settings.model.spec, **asdict(identity)},
+        "model": {"spec": settings.model.spec, **weights},
         "images": pictures.to_json(),
         "variants": _labels(settings.variants),
         "outputs": list(settings.outputs),
         "precision": settings.precision,
         "layers": {key: list(value) for key, value in asdict(settings.layers).items()},
         "calibration": settings.calibration and settings.calibration.to_json(),
+        "device": settings.device and {**settings.device.to_json(), "gpu": gpu},
         "warmup": settings.warmup,
         "repeats": settings.repeats,
         "threads": settings.threads,

@@ -21,9 +21,10 @@ The gates are a convention of this tool (small beside VGGT's own error on benchm
 Surely faster: its median is below the fastest single call of the other. A median can be lifted by
 whatever else ran on the machine; a single call can't be faster than the work takes.
 
-A row with NaN or infinite outputs is never recommended. A variant slower than PyTorch FP32 or
-ONNX Runtime FP32 in the same run is never recommended for speed. On random weights there are no
-gates, and nothing is recommended for its accuracy: such weights say nothing about trained ones.
+A row with NaN or infinite outputs is never recommended, nor one without latency or accuracy (an
+engine that could not be run here). A variant slower than an FP32 variant in the same run is never
+recommended for speed. On random weights there are no gates, and nothing is recommended for its
+accuracy: such weights say nothing about trained ones.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def loss(row: Row) -> tuple[float, str] | None:
 
 def recommend(rows: tuple[Row, ...], *, random_weights: bool) -> tuple[Recommendation, ...]:
     """The four recommendations; `rows[0]` is PyTorch FP32, which is always measured."""
-    usable = [row for row in rows if row.measured is not None and row.finite]
+    usable = [row for row in rows if row.measured is not None and row.accuracy and row.finite]
     artifacts = [row for row in usable if row.runtime != "torch"]
     within = [row for row in artifacts if random_weights or _passes(row)]
     caveat = f" Accuracy was not judged: {NOT_EVIDENCE}." if random_weights else ""

@@ -19,23 +19,28 @@ from vggt_deploy.compare.latency import Latency
 from vggt_deploy.compare.metrics import TensorMetrics
 from vggt_deploy.errors import CompareError
 
-SCHEMA = 1
+SCHEMA = 2
 REPORT_NAME = "comparison_report.json"
 SUMMARY_NAME = "comparison_summary.txt"
 PLOTS_NAME = "comparison_plots.png"
 
-Status = Literal["done", "failed", "refused"]
-DiskKind = Literal["artifact folder", "checkpoint file", "state dict saved"]
+# "not run": the runtime or the device that the variant needs is not here.
+Status = Literal["done", "failed", "refused", "not run"]
+DiskKind = Literal["artifact folder", "engine folder", "checkpoint file", "state dict saved"]
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a row has no numbers. `tail`: the last lines that the process wrote."""
+    """Why a row has no numbers. `tail`: the last lines that the process wrote.
 
-    stage: Literal["scheme table", "calibrate", "export", "measure", "accuracy"]
+    unavailable: a runtime or device is not here; nothing went wrong with the variant itself.
+    """
+
+    stage: Literal["scheme table", "calibrate", "export", "build", "measure", "accuracy"]
     message: str
     fix: str | None = None
     tail: tuple[str, ...] = ()
+    unavailable: bool = False
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Failure:
@@ -58,6 +63,73 @@ class ExportMeasure:
 
 
 @dataclass(frozen=True)
+class BuildMeasure:
+    """Building the engine, in a process of its own; what it holds and what it computes in.
+
+    seconds         of the whole build: hashes, checks, TensorRT and the proof
+    builder_seconds of which in TensorRT
+    plan_bytes      the serialized engine; bytes_total: of its folder
+    weights_bytes   of the weights in the plan, as the builder says; None where it does not
+    packed_bytes    of the weights in the graph, each once
+    shares          what the GEMMs of the quantized Linears compute in -> part of their operations
+    attentions_half attention blocks in FP16 or BF16, half_unfused: of which have no fused kernel
+    notes           what was accepted knowingly, what was cut off the device profile
+    """
+
+    seconds: float
+    builder_seconds: float
+    peak_rss_bytes: int
+    runtime_version: str
+    plan_bytes: int
+    bytes_total: int
+    weights_bytes: int | None
+    packed_bytes: int | None
+    shares: dict[str, float]
+    attentions: int
+    attentions_fused: int
+    attentions_half: int
+    half_unfused: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def proof(self) -> str:
+        """In words: "int8 100 % of operations, attention fused 72 of 72"."""
+        shares = ", ".join(f"{kind} {100 * share:.4g} %" for kind, share in self.shares.items())
+        products = f"{shares} of operations" if shares else "no integers"
+        if not self.attentions_half:  # TensorRT fuses attention in FP16 and BF16 alone
+            return (
+                f"{products}, attention in FP32: fused {self.attentions_fused} of {self.attentions}"
+            )
+        fused = self.attentions_half - self.half_unfused
+        return f"{products}, attention fused {fused} of {self.attentions_half}"
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> BuildMeasure:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**{**data, "notes": tuple(data["notes"])})
+
+
+@dataclass(frozen=True)
+class GpuMeasure:
+    """What only a GPU tells, of an engine. Times between CUDA events, in calls of their own after
+    the timed ones: median, milliseconds.
+
+    network_ms      the network alone; network_min_ms its fastest call
+    to_device_ms    copying the pictures to the device; to_host_ms the outputs back
+    engine_bytes    device memory that loading took; buffer_bytes: activations, inputs and outputs
+    """
+
+    device: str
+    n: int
+    network_ms: float
+    network_min_ms: float
+    to_device_ms: float
+    to_host_ms: float
+    engine_bytes: int
+    buffer_bytes: int
+
+
+@dataclass(frozen=True)
 class Measured:
     """What one variant cost.
 
@@ -65,11 +137,12 @@ class Measured:
                     integers, which is never a file: that one has `held_bytes` alone
     held_bytes      PyTorch only: bytes of the parameters and buffers in memory
     load_ms         from nothing in memory to ready to run. PyTorch with a scheme: reading the FP32
-                    weights (random ones: making them) and quantizing them; ONNX Runtime: checking
-                    hashes and opening the session
+                    weights (random ones: making them) and quantizing them; artifacts and engines:
+                    checking hashes and opening the session
     peak_rss_bytes  the most memory the process ever had (VmHWM), libraries included
     libraries_rss_bytes  of which were there before loading, with the runtime imported
     others_cpus     CPUs that other processes kept busy during the calls; None: not known here
+    gpu             engines only; `latency` is wall clock, end to end, for them too
     """
 
     latency: Latency
@@ -82,17 +155,22 @@ class Measured:
     held_bytes: int | None
     others_cpus: float | None
     notes: tuple[str, ...] = ()
+    gpu: GpuMeasure | None = None
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Measured:
         """The inverse of `dataclasses.asdict`."""
-        latency = Latency.from_json(data["latency"])
-        return cls(**{**data, "latency": latency, "notes": tuple(data["notes"])})
+        parts = {
+            "latency": Latency.from_json(data["latency"]),
+            "notes": tuple(data["notes"]),
+            "gpu": GpuMeasure(**data["gpu"]) if data["gpu"] else None,
+        }
+        return cls(**{**data, **parts})
 
 
 @dataclass(frozen=True)
 class Row:
-    """One variant. `failure` is set unless `status` is "done".
+    """One variant. `failure` is set unless `status` is "done"; `build` is that of an engine.
 
     `support` is what the runtime makes of the scheme, by the scheme table: "real", "storage: ...".
     """
@@ -108,6 +186,14 @@ class Row:
     accuracy: dict[str, TensorMetrics] = field(default_factory=dict)
     geometry: GeometryMetrics | None = None
     command: tuple[str, ...] = ()
+    build: BuildMeasure | None = None
+
+    @property
+    def disk_bytes(self) -> int | None:
+        """What it takes on disk; of an engine known before it has run."""
+        if self.measured is not None:
+            return self.measured.disk_bytes
+        return self.build.bytes_total if self.build is not None else None
 
     @property
     def label(self) -> str:
@@ -135,6 +221,7 @@ class Row:
                 if data["geometry"]
                 else None,
                 "command": tuple(data["command"]),
+                "build": BuildMeasure.from_json(data["build"]) if data["build"] else None,
             }
         )
 
@@ -214,11 +301,11 @@ def ratios(row: Row, rows: tuple[Row, ...]) -> Ratios:
     """Size and speed of a row against the FP32 rows among `rows`; the first is PyTorch FP32."""
     measured, reference = row.measured, rows[0].measured
     onnx = next((r.measured for r in rows if r.label == "onnxruntime/fp32"), None)
-    if measured is None or reference is None:
-        return Ratios(None, None, None)
     compression = None
-    if measured.disk_kind == "artifact folder" and measured.disk_bytes and reference.held_bytes:
-        compression = reference.held_bytes / measured.disk_bytes
+    if row.runtime != "torch" and row.disk_bytes and reference and reference.held_bytes:
+        compression = reference.held_bytes / row.disk_bytes
+    if measured is None or reference is None:
+        return Ratios(compression, None, None)
     median = measured.latency.median_ms
     return Ratios(
         compression=compression,

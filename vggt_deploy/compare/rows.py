@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +21,28 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from vggt_deploy.compare.asking import Paths, ask
 from vggt_deploy.compare.geometry import geometry_metrics
 from vggt_deploy.compare.jobs import (
+    BuildJob,
     CalibrateJob,
     Calibration,
     ExportJob,
-    IdentifyJob,
     Job,
     JobKind,
     MeasureJob,
-    write_job,
 )
 from vggt_deploy.compare.latency import Latency
 from vggt_deploy.compare.metrics import tensor_metrics
-from vggt_deploy.compare.processes import run_process
 from vggt_deploy.compare.question import Identity, Pictures, Settings
-from vggt_deploy.compare.report import ExportMeasure, Failure, Measured, Row
+from vggt_deploy.compare.report import (
+    BuildMeasure,
+    ExportMeasure,
+    Failure,
+    GpuMeasure,
+    Measured,
+    Row,
+)
 from vggt_deploy.compare.state import Folder, finished_row, save_row
 from vggt_deploy.compare.subjects import wanted_tensors
 from vggt_deploy.compare.variants import REFERENCE, Variant
@@ -47,78 +51,7 @@ from vggt_deploy.manifest import read_manifest
 from vggt_deploy.quantize.statistics import holds_statistics
 
 Arrays = dict[str, NDArray[np.float32]]
-FRAMES_AT_LEAST = 16  # what the kept artifacts accept, so that they are of use afterwards
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Files of one job: what is asked, what came back, what was said (None: straight to stderr)."""
-
-    job: Path
-    answer: Path
-    log: Path | None
-
-
-def ask(
-    command: Sequence[str],
-    kind: JobKind,
-    job: Job,
-    paths: Paths,
-    *,
-    timeout_s: float,
-    threads: int,
-) -> dict[str, Any] | Failure:
-    """Run one job in a process of its own; its answer, or how it failed."""
-    stage: Any = "measure" if kind == "identify" else kind
-    paths.answer.unlink(missing_ok=True)
-    write_job(paths.job, job)
-    # OpenMP reads its variable when the library is loaded, before any set_num_threads.
-    environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    outcome = run_process(
-        [*command, kind, str(paths.job)],
-        log=paths.log,
-        timeout_s=timeout_s,
-        environment=environment,
-    )
-    try:
-        answer = json.loads(paths.answer.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        message = outcome.describe() + (", but left no answer" if outcome.ok else "")
-        return Failure(stage, message, tail=outcome.tail)
-    except ValueError as error:
-        message = f"{outcome.describe()}, and its answer is not JSON: {error}"
-        return Failure(stage, message, tail=outcome.tail)
-    if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
-        said = answer["error"]
-        return Failure(stage, str(said.get("message")), said.get("fix"), outcome.tail)
-    if not outcome.ok:
-        return Failure(stage, outcome.describe(), tail=outcome.tail)
-    if not isinstance(answer, dict) or not isinstance(answer.get("ok"), dict):
-        return Failure(stage, "its answer has neither a result nor an error", tail=outcome.tail)
-    result: dict[str, Any] = answer["ok"]
-    return result
-
-
-def identify_model(settings: Settings, command: Sequence[str], console: Console) -> Identity:
-    """Ask a worker which weights these are. An error here ends the comparison: no row could run."""
-    console.print(f"looking at {settings.model.spec}", highlight=False, markup=False)
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        # No log: the licence of the weights and the progress of their download are for the user.
-        paths = Paths(root / "job.json", root / "answer.json", None)
-        job = IdentifyJob(os.getpid(), str(paths.answer), settings.model)
-        # No time limit of its own: this is where a checkpoint is downloaded.
-        limit = max(settings.timeout_s, 24 * 3600.0)
-        found = ask(command, "identify", job, paths, timeout_s=limit, threads=settings.threads)
-    if isinstance(found, Failure):
-        fix = found.fix or "see its output above, and check the model spec"
-        raise CompareError(found.message, fix)
-    try:
-        return Identity(**found)
-    except TypeError as error:
-        raise CompareError(
-            f"the worker's answer does not fit: {error}", "use one version"
-        ) from error
+WEIGHTS_NAME = "weights.bin"  # as `export` names it
 
 
 @dataclass(frozen=True)
@@ -131,6 +64,8 @@ class Sweep:
     identity: Identity
     command: tuple[str, ...]
     console: Console
+    # By scheme: an artifact serves all runtimes, and an export that failed would fail again.
+    exports: dict[str, ExportMeasure | Failure] = field(default_factory=dict)
 
     def run(self) -> tuple[Row, ...]:
         """The row of each variant, in order; the reference first."""
@@ -220,17 +155,24 @@ class Sweep:
         calibration = calibrated if variant.activations == "static" else None
         if isinstance(calibration, Failure):
             return replace(row, failure=calibration)
-        export: ExportMeasure | None = None
         if variant.runtime != "torch":
-            made = self._artifact(variant, calibration)
+            label = variant.scheme_label
+            if label not in self.exports:
+                self.exports[label] = self._artifact(variant, calibration)
+            made = self.exports[label]
             if isinstance(made, Failure):
                 return replace(row, failure=made)
-            export = made
+            row = replace(row, export=made)
+        if variant.engine:
+            built = self._engine(variant)
+            if isinstance(built, Failure):
+                return _without_numbers(row, built)
+            row = replace(row, build=built)
         job = self.folder.job(variant.slug)
-        row = replace(row, export=export, command=(*self.command, "measure", str(job)))
-        measured = self._measure(variant, export, calibration)
+        row = replace(row, command=(*self.command, "measure", str(job)))
+        measured = self._measure(variant, row, calibration)
         if isinstance(measured, Failure):
-            return replace(row, failure=measured)
+            return _without_numbers(row, measured)
         row = replace(row, status="done", measured=measured)
         return row if variant == REFERENCE else self._with_accuracy(row, variant, reference)
 
@@ -243,7 +185,7 @@ class Sweep:
         """Export the scheme in its own process; the artifact stays in the output folder."""
         settings, pictures, target = self.settings, self.pictures, self.folder.artifact(variant)
         paths = self._paths(f"export-{variant.scheme_label}")
-        frames = pictures.frames
+        frames = pictures.accepted
         job = ExportJob(
             parent=os.getpid(),
             answer=str(paths.answer),
@@ -254,7 +196,7 @@ class Sweep:
             outputs=settings.outputs,
             height=pictures.height,
             width=pictures.width,
-            frames=(1, frames, max(frames, FRAMES_AT_LEAST)),
+            frames=(frames.min, frames.opt, frames.max),
             folder=str(target),
             trace_cache=str(self.folder.traces),
             verify=settings.verify,
@@ -262,7 +204,7 @@ class Sweep:
             calibration=calibration,
             threads=settings.threads,
         )
-        answer = self._former_export(target, paths) or self._ask("export", job, paths)
+        answer = _former_answer(target, paths) or self._ask("export", job, paths)
         if isinstance(answer, Failure):
             return answer
         try:
@@ -270,19 +212,39 @@ class Sweep:
         except (TypeError, OSError) as error:
             return Failure("export", f"its answer does not fit: {error}")
 
-    def _former_export(self, target: Path, paths: Paths) -> dict[str, Any] | None:
-        """The answer of an export that a former run of this question finished, if it is whole."""
+    def _engine(self, variant: Variant) -> BuildMeasure | Failure:
+        """Build the engine in its own process; it stays in the output folder."""
+        device = self.settings.device
+        assert device is not None  # `ask_device` has seen to it
+        artifact, target = self.folder.artifact(variant), self.folder.engine(variant)
+        paths = self._paths(f"build-{variant.slug}")
+        job = BuildJob(
+            parent=os.getpid(),
+            answer=str(paths.answer),
+            artifact=str(artifact),
+            folder=str(target),
+            runtime=variant.runtime,
+            device=device.asked,
+        )
+        former = _former_answer(target, paths) if _built_from(target, artifact) else None
+        answer = former or self._ask("build", job, paths)
+        if isinstance(answer, Failure):
+            return answer
         try:
-            read_manifest(target)
-            answer: dict[str, Any] = json.loads(paths.answer.read_text(encoding="utf-8"))["ok"]
-        except (ArtifactError, OSError, ValueError, KeyError, TypeError):
-            return None  # whatever is wrong with it, it is exported again
-        return answer
+            return BuildMeasure.from_json({**answer, "bytes_total": folder_bytes(target)})
+        except (TypeError, KeyError, OSError) as error:
+            return Failure("build", f"its answer does not fit: {error}")
+
+    def _opened(self, variant: Variant) -> Path | None:
+        """What a variant's process opens: artifact or engine; None for PyTorch."""
+        if variant.runtime == "torch":
+            return None
+        return self.folder.engine(variant) if variant.engine else self.folder.artifact(variant)
 
     def _measure(
-        self, variant: Variant, export: ExportMeasure | None, calibration: Calibration | None
+        self, variant: Variant, row: Row, calibration: Calibration | None
     ) -> Measured | Failure:
-        settings = self.settings
+        settings, opened = self.settings, self._opened(variant)
         paths = self._paths(variant.slug)
         weigh = variant == REFERENCE and self.identity.checkpoint_bytes is None
         arrays = self.folder.arrays(variant)
@@ -296,7 +258,7 @@ class Sweep:
             activations=variant.activations,
             precision=settings.precision_of(variant),
             outputs=settings.outputs,
-            artifact=str(self.folder.artifact(variant)) if export is not None else None,
+            artifact=None if opened is None else str(opened),
             images=str(self.folder.images),
             arrays=str(arrays),
             layers=settings.layers,
@@ -310,19 +272,24 @@ class Sweep:
         if isinstance(answer, Failure):
             return answer
         try:
-            return self._weighed(variant, export, answer)
+            return self._weighed(variant, row, answer)
         except (KeyError, TypeError) as error:
             return Failure("measure", f"its answer does not fit: {type(error).__name__} {error}")
 
-    def _weighed(
-        self, variant: Variant, export: ExportMeasure | None, answer: dict[str, Any]
-    ) -> Measured:
+    def _weighed(self, variant: Variant, row: Row, answer: dict[str, Any]) -> Measured:
         """The worker's answer with the size on disk, whose meaning depends on the variant."""
-        answer = {**answer, "latency": Latency.from_json(answer["latency"])}
+        gpu = answer.get("gpu")
+        answer = {
+            **answer,
+            "latency": Latency.from_json(answer["latency"]),
+            "gpu": GpuMeasure(**gpu) if gpu else None,
+        }
         saved = answer.pop("saved_bytes")
         size: dict[str, Any] = {"disk_bytes": None, "disk_kind": None}
-        if export is not None:
-            size = {"disk_bytes": export.bytes_total, "disk_kind": "artifact folder"}
+        if row.build is not None:
+            size = {"disk_bytes": row.build.bytes_total, "disk_kind": "engine folder"}
+        elif row.export is not None:
+            size = {"disk_bytes": row.export.bytes_total, "disk_kind": "artifact folder"}
         elif variant == REFERENCE and self.identity.checkpoint_bytes is not None:
             size = {
                 "disk_bytes": self.identity.checkpoint_bytes,
@@ -364,6 +331,36 @@ class Sweep:
         return replace(row, accuracy=accuracy, geometry=geometry)
 
 
+def _without_numbers(row: Row, failure: Failure) -> Row:
+    """A row that failed, or that has nothing here to run on."""
+    return replace(row, status="not run" if failure.unavailable else "failed", failure=failure)
+
+
+def _former_answer(target: Path, paths: Paths) -> dict[str, Any] | None:
+    """The answer of a job that a former run of this question finished, if its folder is whole."""
+    try:
+        read_manifest(target)
+        answer: dict[str, Any] = json.loads(paths.answer.read_text(encoding="utf-8"))["ok"]
+    except (ArtifactError, OSError, ValueError, KeyError, TypeError):
+        return None  # whatever is wrong with it, it is made again
+    return answer
+
+
+def _built_from(engine: Path, artifact: Path) -> bool:
+    """Whether the engine was built from this very artifact, which may have been exported again."""
+    try:
+        record = read_manifest(engine, check_hashes=False).engine
+        source = read_manifest(artifact, check_hashes=False)
+    except ArtifactError:
+        return False
+    graph = source.graphs.get("tensorrt")
+    if record is None or graph is None:
+        return False
+    return (record.onnx_sha256, record.weights_sha256) == tuple(
+        source.files[name].sha256 for name in (graph.file, WEIGHTS_NAME)
+    )
+
+
 def folder_bytes(folder: Path) -> int:
     """Bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -372,8 +369,13 @@ def folder_bytes(folder: Path) -> int:
 def describe_row(row: Row, *, kept: bool) -> str:
     """One line for a person who watches."""
     head = f"{row.label:<32}"
+    built = ""
+    if row.build is not None:
+        plan, seconds = row.build.plan_bytes / 1e6, row.build.seconds
+        built = f"; plan {plan:.4g} MB, built in {seconds:.1f} s; {row.build.proof}"
     if row.failure is not None:
-        return f"{head} {row.status} ({row.failure.stage}): {row.failure.message}"
+        stage = "" if row.status == "not run" else f" ({row.failure.stage})"
+        return f"{head} {row.status}{stage}: {row.failure.message}{built}"
     assert row.measured is not None
-    text = f"{row.measured.latency.median_ms:.4g} ms"
+    text = f"{row.measured.latency.median_ms:.4g} ms{built}"
     return f"{head} {text}{', from the former run' if kept else ''}"

@@ -5,12 +5,14 @@
     work/                    the pictures as arrays, jobs, answers
     outputs/<variant>.npz    what each variant computed
     artifacts/<scheme>/      the exported artifacts
+    engines/<variant>/       the engines built from them
     logs/<variant>.log       what each process wrote
 
 A row counts only under the very same question: another picture, weight file, thread count or
 version of a library is another question, and mixing two would put numbers beside each other that do
-not belong together. Failed rows are not finished: memory may be free, a library there, next time.
-Refused rows are: the scheme table does not change under one version.
+not belong together. Rows that failed or were not run are not finished: memory may be free, a
+library there, next time; what they exported and built is kept. Refused rows are finished: the
+scheme table does not change under one version.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from vggt_deploy.compare.variants import Variant
 from vggt_deploy.errors import CompareError
 
 QUESTION_NAME = "question.json"
-_FOLDERS = ("rows", "work", "outputs", "artifacts", "logs", "depth")
+_FOLDERS = ("rows", "work", "outputs", "artifacts", "engines", "logs", "depth")
 _FILES = (REPORT_NAME, SUMMARY_NAME, PLOTS_NAME, QUESTION_NAME)
 _SHOWN_DIFFERENCES = 5
 
@@ -68,6 +70,9 @@ class Folder:
 
     def artifact(self, variant: Variant) -> Path:
         return self.root / "artifacts" / variant.scheme_label
+
+    def engine(self, variant: Variant) -> Path:
+        return self.root / "engines" / variant.slug
 
     def job(self, name: str) -> Path:
         return self.work / f"{name}.job.json"
@@ -156,7 +161,7 @@ def finished_row(folder: Folder, variant: Variant) -> Row | None:
         raise CompareError(
             f"{path} can't be read: {error}", "delete that file, and the variant is measured again"
         ) from error
-    if row.status == "failed":
+    if row.status in ("failed", "not run"):
         return None
     if row.status == "done" and not folder.arrays(variant).is_file():
         return None

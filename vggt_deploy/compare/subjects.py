@@ -1,4 +1,4 @@
-"""The two kinds of thing that a worker measures: a PyTorch variant and an ONNX Runtime session.
+"""The two kinds of thing that a worker measures: a PyTorch variant and an open artifact or engine.
 
 A subject imports its libraries when it is made, loads in `load`, and can then be called. So memory
 and time of the libraries, of loading, and of a call can be told apart.
@@ -42,6 +42,9 @@ class Subject(Protocol):
 
     def saved_bytes(self, probe: Path) -> int:
         """Bytes of the weights as a file: saved to `probe`, weighed, and deleted."""
+
+    def gpu_times(self, images: NDArray[np.float32], *, repeats: int) -> dict[str, Any] | None:
+        """The fields of `GpuMeasure`, from further calls; None for what runs on the CPU."""
 
 
 def make_subject(job: MeasureJob) -> Subject:
@@ -148,15 +151,25 @@ class TorchSubject:
         finally:
             probe.unlink(missing_ok=True)
 
+    def gpu_times(self, images: NDArray[np.float32], *, repeats: int) -> dict[str, Any] | None:
+        return None
+
 
 class SessionSubject:
-    """An artifact in ONNX Runtime on the CPU."""
+    """An artifact in ONNX Runtime on the CPU, or an engine in TensorRT on the GPU."""
 
     def __init__(self, job: MeasureJob) -> None:
-        import onnxruntime  # noqa: F401  imported here so that load() does not pay
-
+        # Imported here so that load() does not pay.
         import vggt_deploy.engines.runtime  # noqa: F401
 
+        if job.runtime == "onnxruntime":
+            import onnxruntime  # noqa: F401
+        else:
+            from vggt_deploy.engines.tensorrt.cuda import load_cuda
+            from vggt_deploy.engines.tensorrt.library import load_library
+
+            load_cuda()  # without a device this is the one error: nothing can be run
+            load_library(job.runtime)
         self._job = job
         self._session: Session | None = None
 
@@ -165,15 +178,21 @@ class SessionSubject:
 
         job = self._job
         if job.artifact is None:
-            raise CompareError("an ONNX Runtime job has no artifact", "export it first")
+            raise CompareError(f"a job for {job.runtime} has no artifact", "export it first")
+        cpu: dict[str, Any] = {"provider": "cpu", "threads": job.threads}
         self._session = open_session(
-            Path(job.artifact), runtime="onnxruntime", provider="cpu", threads=job.threads
+            Path(job.artifact),
+            runtime=job.runtime,
+            **(cpu if job.runtime == "onnxruntime" else {}),
         )
 
-    def run(self, images: NDArray[np.float32]) -> dict[str, Any]:
+    def _open(self) -> Session:
         if self._session is None:
             raise CompareError("the session is not open", "call load() first")
-        outputs: dict[str, Any] = self._session.run(images)
+        return self._session
+
+    def run(self, images: NDArray[np.float32]) -> dict[str, Any]:
+        outputs: dict[str, Any] = self._open().run(images)
         return outputs
 
     def arrays(self, outputs: dict[str, Any]) -> Arrays:
@@ -185,3 +204,22 @@ class SessionSubject:
 
     def saved_bytes(self, probe: Path) -> int:
         raise CompareError(f"an artifact is a folder already, not {probe}", "weigh the folder")
+
+    def gpu_times(self, images: NDArray[np.float32], *, repeats: int) -> dict[str, Any] | None:
+        if self._job.runtime == "onnxruntime":
+            return None
+        from vggt_deploy.engines.tensorrt import timing
+
+        session = self._open()
+        # The timed calls before these were the warm-up. What opens engines is a TensorRTSession.
+        found = timing.measure(cast(Any, session), images, warmup=0, repeats=repeats)
+        return {
+            "device": session.info.device,
+            "n": found.network.n,
+            "network_ms": found.network.p50_ms,
+            "network_min_ms": found.network.min_ms,
+            "to_device_ms": found.to_device.p50_ms,
+            "to_host_ms": found.to_host.p50_ms,
+            "engine_bytes": found.memory.engine_bytes,
+            "buffer_bytes": found.memory.buffer_bytes,
+        }

@@ -5,23 +5,25 @@ A dash is a quantity that the row can't have; why is said below the tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vggt_deploy.compare.contention import NOISY_SHARE
+from vggt_deploy.compare.engine_sections import HOW_ENGINES, engine_lines, not_run_lines
 from vggt_deploy.compare.metrics import CROSS_ENTROPY_REASON
 from vggt_deploy.compare.recommend import GATES, NOT_EVIDENCE, slower_than
 from vggt_deploy.compare.report import SUMMARY_NAME, ComparisonReport, Row
+from vggt_deploy.compare.text import megabytes, number, table, wrap
 
 MAX_LINE = 160
 FEWEST_CALLS = 3
 
 _HOW = """\
 disk       PyTorch FP32: {reference_kind};
-           ONNX Runtime: all bytes of the artifact folder. A PyTorch variant with integers is never
-           a file: "held" is what its tensors take in memory.
-x smaller  FP32 bytes of the same weights in memory / bytes of the artifact.
-load       PyTorch: {load}, and quantizing; ONNX Runtime: checking hashes and
+           others: all bytes of the artifact's or engine's folder. A PyTorch variant with integers
+           is never a file: "held" is what its tensors take in memory.
+x smaller  FP32 bytes of the same weights in memory / bytes of the artifact or engine.
+load       PyTorch: {load}, and quantizing; others: checking hashes and
            opening the session. Files may come from the page cache.
 peak       the most memory (RSS) the measuring process ever had, its libraries included.
 latency    wall clock of one whole call, all pictures, arrays in and out: {warmup} warm-up, then
@@ -53,42 +55,19 @@ def summary_text(report: ComparisonReport) -> str:
         _question(report),
         _section("Recommendation", _recommendations(report)),
         _section("Size and speed", _costs(report)),
+        _section("Engines", engine_lines(report)),
         _section("Slower than FP32", _slower(report)),
         _section("Geometry against PyTorch FP32", _geometry(report)),
         *(
             _section(f"{name} against PyTorch FP32", _tensor(report, name))
             for name in report.reference.accuracy
         ),
-        _section("Not run", _failures(report)),
+        _section("Failed or refused", _failures(report)),
+        _section("Not run here", not_run_lines(report)),
         _section("What the runtimes make of the schemes", _support(report)),
         _section("How to read it", _how(report)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Aligned columns: the first left, the others right."""
-    lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-
-    def join(cells: Sequence[str]) -> str:
-        first = cells[0].ljust(widths[0])
-        rest = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-        return "  ".join([first, *rest]).rstrip()
-
-    return [join(lines[0]), "  ".join("-" * w for w in widths), *(join(x) for x in lines[1:])]
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """A value with so many significant digits; a dash for None."""
-    if value is None:
-        return "-"
-    return f"{value:.{digits}g}"
-
-
-def megabytes(value: int | None) -> str:
-    """Bytes as MB (10^6)."""
-    return "-" if value is None else f"{value / 1e6:.2f}"
 
 
 def _section(title: str, lines: Sequence[str]) -> str:
@@ -120,6 +99,9 @@ def _question(report: ComparisonReport) -> str:
         f"versions  {versions}",
         f"made      {report.created} by: {' '.join(report.command)}",
     ]
+    if question["device"] is not None:
+        gpu = question["device"]["gpu"] or "none here"
+        lines.append(f"device    {question['device']['name']} (GPU of this machine: {gpu})")
     lines += [f"left out  {text}" for text in images["skipped"]]
     if report.random_weights:
         lines.append(f"NOTE      {NOT_EVIDENCE}; sizes and times are real.")
@@ -167,16 +149,15 @@ def _costs(report: ComparisonReport) -> list[str]:
     )  # fmt: skip
     rows = []
     for row in report.rows:
-        measured, export = row.measured, row.export
+        measured, export, against = row.measured, row.export, report.ratios(row)
+        size = (row.label, megabytes(row.disk_bytes), number(against.compression, 3))
         if measured is None:
-            rows.append((row.label, row.status, *["-"] * (len(header) - 2)))
+            rows.append((*size, "-", "-", "-", row.status, *["-"] * (len(header) - 7)))
             continue
-        latency, against = measured.latency, report.ratios(row)
+        latency = measured.latency
         rows.append(
             (
-                row.label,
-                megabytes(measured.disk_bytes),
-                number(against.compression, 3),
+                *size,
                 megabytes(measured.held_bytes),
                 f"{measured.load_ms / 1e3:.2f}",
                 f"{measured.peak_rss_bytes / 1e6:.0f}",
@@ -294,7 +275,7 @@ def _failures(report: ComparisonReport) -> list[str]:
     lines = []
     for row in report.rows:
         failure = row.failure
-        if failure is None:
+        if failure is None or row.status == "not run":
             continue
         lines.append(f"{row.label}: {row.status} ({failure.stage}): {failure.message}")
         if failure.fix:
@@ -328,16 +309,5 @@ def _how(report: ComparisonReport) -> list[str]:
     notes = [
         f"{row.label}: {note}" for row in report.rows if row.measured for note in row.measured.notes
     ]
-    return [*text.splitlines(), *notes]
-
-
-def wrap(text: str, width: int) -> list[str]:
-    """Break a paragraph at spaces."""
-    lines, line = [], ""
-    for word in text.split():
-        if line and len(line) + 1 + len(word) > width:
-            lines.append(line)
-            line = word
-        else:
-            line = f"{line} {word}".strip()
-    return [*lines, line] if line else lines
+    engines = HOW_ENGINES if any(row.build for row in report.rows) else ""
+    return [*text.splitlines(), *engines.splitlines(), *notes]

@@ -14,11 +14,18 @@ from vggt_deploy.errors import UsageError
 from vggt_deploy.quantize.schemes import SCHEMES, Activations, parse_variant, takes_activations
 from vggt_deploy.quantize.targets import Support, Target, support
 
-Runtime = Literal["torch", "onnxruntime"]
+Runtime = Literal["torch", "onnxruntime", "tensorrt", "tensorrt-rtx"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 
-# The row of the scheme table that says what a runtime really computes. Everything runs on the CPU.
-TARGETS: dict[Runtime, Target] = {"torch": "torch", "onnxruntime": "onnxruntime-cpu"}
+# The row of the scheme table that says what a runtime really computes. Engines of TensorRT run on
+# the GPU, everything else on the CPU.
+TARGETS: dict[Runtime, Target] = {
+    "torch": "torch",
+    "onnxruntime": "onnxruntime-cpu",
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt-rtx",
+}
+ENGINE_RUNTIMES: tuple[Runtime, ...] = ("tensorrt", "tensorrt-rtx")
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,11 @@ class Variant:
     def slug(self) -> str:
         """The label as a file name."""
         return self.label.replace("/", "-")
+
+    @property
+    def engine(self) -> bool:
+        """Whether it is an engine, built for a device from the scheme's artifact."""
+        return self.runtime in ENGINE_RUNTIMES
 
     @property
     def support(self) -> Support:

@@ -1,9 +1,9 @@
 """One job in a process of its own: `python -m vggt_deploy.compare.worker JOB FILE`.
 
-JOB is identify, calibrate, export or measure; FILE a job written by `jobs.write_job`. The answer
-goes to the file that the job names: {"ok": {...}}, or {"error": {...}} and exit code 1 for an error
-that we understand. Anything else (a missing library, a crash) is left to Python: its traceback is
-in the log, the exit code is not 0, there is no answer, and the parent reports that.
+JOB is identify, calibrate, export, build or measure; FILE a job written by `jobs.write_job`. The
+answer goes to the file that the job names: {"ok": {...}}, or {"error": {...}} and exit code 1 for
+an error that we understand. Anything else (a missing library, a crash) is left to Python: its
+traceback is in the log, the exit code is not 0, there is no answer, and the parent reports that.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import numpy as np
 
 from vggt_deploy.compare.contention import watch_others
 from vggt_deploy.compare.jobs import (
+    BuildJob,
     CalibrateJob,
     ExportJob,
     IdentifyJob,
     Job,
     MeasureJob,
+    read_build,
     read_calibrate,
     read_export,
     read_identify,
@@ -33,7 +35,7 @@ from vggt_deploy.compare.jobs import (
 from vggt_deploy.compare.latency import measure
 from vggt_deploy.compare.processes import die_with_parent
 from vggt_deploy.compare.subjects import make_subject
-from vggt_deploy.errors import CompareError, DeployError
+from vggt_deploy.errors import CompareError, DeployError, RuntimeUnavailableError
 from vggt_deploy.memory import peak_rss_bytes, rss_bytes
 
 Answer = dict[str, Any]
@@ -55,7 +57,19 @@ def identify(job: IdentifyJob) -> Answer:
         "sha256": origin.sha256,
         "licence": origin.licence,
         "checkpoint_bytes": size,
+        "gpu": _gpu() if job.gpu else None,
     }
+
+
+def _gpu() -> str | None:
+    """The first CUDA device and its driver, which times depend on; None where there is none."""
+    from vggt_deploy.engines.device import cuda_device
+
+    found = cuda_device()
+    if isinstance(found, str):
+        return None
+    driver = found.driver_release or "unknown"
+    return f"{found.name}, compute capability {found.compute_capability}, driver {driver}"
 
 
 def _checkpoint_bytes(spec: str, commit: str | None) -> int:
@@ -135,6 +149,44 @@ def run_export(job: ExportJob) -> Answer:
     }
 
 
+def run_build(job: BuildJob) -> Answer:
+    """Build the engine, even if it does not compute as the scheme promises: the row shows that."""
+    from vggt_deploy.build import build
+    from vggt_deploy.engines.kernels import flop_shares
+    from vggt_deploy.manifest import read_manifest
+
+    artifact = Path(job.artifact)
+    start = time.perf_counter()
+    result = build(
+        artifact,
+        runtime=job.runtime,
+        device=job.device,
+        output_dir=Path(job.folder),
+        accept_float=True,
+        overwrite=True,
+    )
+    seconds = time.perf_counter() - start
+    manifest, record = result.manifest, result.manifest.engine
+    assert record is not None  # `build` writes engines
+    proof = record.proof
+    inherited = read_manifest(artifact, check_hashes=False).notes
+    return {
+        "seconds": seconds,
+        "builder_seconds": record.build_seconds,
+        "peak_rss_bytes": peak_rss_bytes()[0],
+        "runtime_version": record.runtime_version,
+        "plan_bytes": manifest.files[record.file].bytes,
+        "weights_bytes": record.weights_bytes,
+        "packed_bytes": record.packed_bytes,
+        "shares": flop_shares(proof),
+        "attentions": proof.attentions,
+        "attentions_fused": proof.attentions_fused,
+        "attentions_half": proof.attentions_half,
+        "half_unfused": len(proof.half_unfused),
+        "notes": list(manifest.notes[len(inherited) :]),
+    }
+
+
 def run_measure(job: MeasureJob) -> Answer:
     """Load one variant, time it, write what it computed.
 
@@ -151,6 +203,7 @@ def run_measure(job: MeasureJob) -> Answer:
             lambda: subject.run(images), warmup=job.warmup, repeats=job.repeats
         )
     peak, source = peak_rss_bytes()
+    gpu = subject.gpu_times(images, repeats=job.repeats)
     _write_arrays(Path(job.arrays), subject.arrays(outputs))
     del outputs
     saved, notes = _saved_bytes(subject.saved_bytes, job.size_probe)
@@ -164,6 +217,7 @@ def run_measure(job: MeasureJob) -> Answer:
         "saved_bytes": saved,
         "others_cpus": others.cpus,
         "notes": notes,
+        "gpu": gpu,
     }
 
 
@@ -199,10 +253,13 @@ def _prepare(kind: str, path: Path) -> tuple[Job, Callable[[], Answer]]:
         case "export":
             export_job = read_export(path)
             return export_job, partial(run_export, export_job)
+        case "build":
+            build_job = read_build(path)
+            return build_job, partial(run_build, build_job)
         case "measure":
             measure_job = read_measure(path)
             return measure_job, partial(run_measure, measure_job)
-    raise CompareError(f"unknown job {kind!r}", "use identify, calibrate, export or measure")
+    raise CompareError(f"unknown job {kind!r}", "use identify, calibrate, export, build or measure")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -213,7 +270,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         answer: Answer = {"ok": work()}
     except DeployError as error:
-        answer = {"error": {"message": error.message, "fix": error.fix}}
+        unavailable = isinstance(error, RuntimeUnavailableError)
+        said = {"message": error.message, "fix": error.fix, "unavailable": unavailable}
+        answer = {"error": said}
         if kind != "identify":  # that one's stderr is the user's, who gets the error from us
             print(error, file=sys.stderr)
     write_json(Path(job.answer), answer)
