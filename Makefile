@@ -1,7 +1,7 @@
 # Each target sets itself up: a virtual environment in .venv with the versions of constraints.txt.
 #
 #   make demo                 own sample pictures -> every scheme x PyTorch, ONNX Runtime -> report
-#   make demo IMAGES=folder   the same on your pictures
+#   make demo IMAGES=folder   the same on your pictures (CALIBRATE=folder: static activations too)
 #   make test                 ruff, mypy, pytest (what CI runs)
 #   make bench                times, memory and sizes at VGGT-1B shape; 25 GB of disk, 15 GB of memory
 #   make bench-rtx            engines of every scheme by TensorRT-RTX, no GPU needed: seconds, memory, bytes
@@ -15,6 +15,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo
 IMAGES ?=
+# Other pictures of the same kind, for static activations; the demo renders its own.
+CALIBRATE ?=
 MODEL ?= random:vggt-small
 SCHEMES ?= all
 # Small, so that every variant of the demo takes seconds; 518 is what VGGT was trained with.
@@ -22,6 +24,8 @@ WIDTH ?= 224
 REPEATS ?= 3
 WORKERS ?= 2
 PYTEST_ARGS ?=
+
+CALIBRATION = $(or $(CALIBRATE),$(if $(IMAGES),,$(DEMO)/calibration))
 
 .PHONY: demo test bench bench-rtx bench-gpu lint clean setup
 .DEFAULT_GOAL := test
@@ -40,10 +44,12 @@ $(STAMP): pyproject.toml constraints.txt
 # Only demo/report and the sample pictures are replaced; your folder in IMAGES is only read.
 demo: $(STAMP)
 	@if [ -z '$(IMAGES)' ]; then \
-	  $(BIN)/vggt-deploy sample-images --overwrite -o $(DEMO)/images; \
+	  $(BIN)/vggt-deploy sample-images --overwrite -o $(DEMO)/images && \
+	  $(BIN)/vggt-deploy sample-images --overwrite --seed 1 -o $(DEMO)/calibration; \
 	fi
 	$(BIN)/vggt-deploy compare --overwrite --model '$(MODEL)' --schemes '$(SCHEMES)' \
 	  --runtimes torch,onnxruntime --max-images 5 --width $(WIDTH) --repeats $(REPEATS) \
+	  $(if $(CALIBRATION),--calibrate '$(CALIBRATION)') \
 	  --images '$(if $(IMAGES),$(IMAGES),$(DEMO)/images)' -o $(DEMO)/report
 	@echo 'Plots:    $(DEMO)/report/comparison_plots.png'
 	@echo 'Summary:  $(DEMO)/report/comparison_summary.txt'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -175,3 +176,39 @@ def test_a_disk_that_fills_up_during_export(tmp_path: Path) -> None:
     assert "no space left for" in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
     assert listing(tmp_path) == []
+
+
+def test_from_photographs_to_a_verified_bundle(pictures: Path, tmp_path: Path) -> None:
+    """The commands of a user who ships W8A8, without a GPU; only `run` needs one."""
+    artifact, engine, bundle = (tmp_path / name for name in ("A", "engine", "vggt.bundle"))
+    static = ["--activations", "static", "--calibrate", pictures, "--precision", "fp16"]
+    done = call(*EXPORT, *static, "-o", artifact)
+    assert done.returncode == 0, done.stderr
+    profile = Path(__file__).parents[1] / "engines" / "rtx4090.toml"
+    build = ["build", artifact, "--runtime", "tensorrt-rtx", "--device", profile]
+    done = call(*build, "-o", engine)
+    assert done.returncode == 0, done.stderr
+    for measure in ("layers", "flops", "bytes"):
+        assert re.search(rf"by {measure} +int8 100\.0%", done.stdout), done.stdout
+    assert "(10 of 10 in 16 bit)" in done.stdout
+    done = call("inspect", engine, "--json")
+    assert json.loads(done.stdout)["shares"]["flops"] == {"int8": 1.0}
+    done = call("run", engine, "--images", pictures, "--max-images", "3", "-o", tmp_path / "out")
+    if done.returncode:  # with an RTX 4090 it would run
+        assert "can't run here" in done.stderr
+        assert "8.9" in done.stderr
+        assert not (tmp_path / "out").exists()
+    done = call("bundle", engine, "--with-onnx", artifact, "-o", bundle)
+    assert done.returncode == 0, done.stderr
+    done = call("verify", bundle)
+    assert done.returncode == 0, done.stderr
+    assert "whole and unchanged" in done.stdout
+    done = call("bundle", artifact, "--format", "triton", "-o", tmp_path / "models")
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "models").glob("*/config.pbtxt"))
+    content = bytearray(bundle.read_bytes())
+    content[-100_000] ^= 1
+    bundle.write_bytes(content)
+    done = call("verify", bundle)
+    assert done.returncode == 1
+    assert "was changed" in done.stderr
