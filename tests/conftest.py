@@ -25,7 +25,7 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Reference data that is not part of the repository; the test is skipped without it."""
-    folder = Path(os.environ.get("VGGT_DEPLOY_SHARED", REPOSITORY.parent / "shared"))
+    folder = Path(os.environ.get("VGGT_DEPLOY_SHARED") or REPOSITORY.parent / "shared")
     if not folder.is_dir():
         pytest.skip(f"no reference data in {folder} (set VGGT_DEPLOY_SHARED)")
     return folder

@@ -51,7 +51,7 @@ Options = dict[str, Any]
         ("int8_pc_sym", {"calibrate": Path("p")}, "float activations are not calib", "static"),
         (
             "int8_pc_sym",
-            {"activations": "static", "calibrate": Path("p"), "calibration_method": "max"},
+            {"activations": "static", "calibrate": Path(), "calibration_method": "max"},
             "unknown calibration method 'max'",
             "percentile:99.99",
         ),

@@ -213,7 +213,7 @@ def place(
         raise ImageError(
             f"a picture of {w} x {h} pixels is too narrow: at {width} pixels width it has no"
             f" {'height' if new_h == 0 else 'width'} left",
-            "crop it to a usual shape",
+            "crop it to a usual shape, or leave it out with --skip-bad-images",
         )
     frame_h = min(new_h, width) if mode == "crop" and height is None else box_height
     # Floor division halves both signs as upstream does: crop starts at (new - box) // 2,
