@@ -30,7 +30,8 @@ from vggt_deploy.compare.variants import Variant
 from vggt_deploy.errors import CompareError
 
 QUESTION_NAME = "question.json"
-_FOLDERS = ("rows", "work", "outputs", "artifacts", "engines", "logs", "depth")
+_FOLDERS = ("rows", "work", "outputs", "artifacts", "logs", "depth")
+_ENGINES = "engines"  # made by the first engine that is built
 _FILES = (REPORT_NAME, SUMMARY_NAME, PLOTS_NAME, QUESTION_NAME)
 _SHOWN_DIFFERENCES = 5
 
@@ -72,7 +73,7 @@ class Folder:
         return self.root / "artifacts" / variant.scheme_label
 
     def engine(self, variant: Variant) -> Path:
-        return self.root / "engines" / variant.slug
+        return self.root / _ENGINES / variant.slug
 
     def job(self, name: str) -> Path:
         return self.work / f"{name}.job.json"
@@ -107,7 +108,7 @@ def begin(folder: Folder, question: dict[str, Any], *, resume: bool, overwrite: 
     """Make the folder ready to answer `question`; on resume, insist that it is the same one."""
     path = folder.root / QUESTION_NAME
     if overwrite and path.is_file():
-        for name in _FOLDERS:
+        for name in (*_FOLDERS, _ENGINES):
             if (folder.root / name).exists():
                 shutil.rmtree(folder.root / name)
         for name in _FILES:
