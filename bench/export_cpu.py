@@ -15,7 +15,6 @@ import contextlib
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from bench.machine import available_memory_bytes, load_average, read_through
-from bench.process import Settings, StepResult, run_step
-from bench.report import GIB, Finding, document
+from bench.messages import say, say_step
+from bench.process import Settings, run_step
+from bench.report import Finding, document
 from bench.rows import ROWS, TORCH_FP32, Row, choose, disk_bytes, memory_bytes, to_make
 from vggt_deploy.artifact import locked, require_free_space
 from vggt_deploy.compare.environment import describe_environment, usable_cpus
@@ -113,7 +113,7 @@ def _run(question: Question, places: Places) -> int:
         _measure(question, places, settings, findings)
         code = 1 if any(finding.error for finding in findings.values()) else 0
     except KeyboardInterrupt:
-        _say("interrupted: this is what was done")
+        say("interrupted: this is what was done")
     if header:
         _save(header, list(findings.values()), places, finished=code < INTERRUPTED)
     return code
@@ -126,7 +126,7 @@ def _describe(question: Question, settings: Settings) -> dict[str, Any]:
     if identity.error is not None:
         raise UsageError(identity.error, "give a checkpoint, a Hugging Face id or random:<config>")
     if load is not None and load > BUSY_SHARE * usable_cpus():
-        _say(
+        say(
             f"WARNING: the machine is busy (load average {load:.2f} on {usable_cpus()} CPUs): "
             "times will be too long; rows that others disturbed are marked"
         )
@@ -152,13 +152,13 @@ def _check_room(question: Question, fp32_bytes: int, places: Places) -> None:
     memory = memory_bytes(question.rows, fp32_bytes)
     free = available_memory_bytes()
     found = "" if free is None else f" ({free / GB:.1f} GB are available)"
-    _say(
+    say(
         f"FP32 weights are {fp32_bytes / GB:.2f} GB; all steps need {disk / GB:.1f} GB in "
         f"{places.work}, the hungriest {memory / GB:.1f} GB of memory{found}"
     )
     require_free_space(places.work, disk)
     if free is not None and free < memory:
-        _say("WARNING: not enough memory for the hungriest step; it may end as a failed row")
+        say("WARNING: not enough memory for the hungriest step; it may end as a failed row")
 
 
 def _prepare(question: Question, places: Places, settings: Settings) -> None:
@@ -168,7 +168,7 @@ def _prepare(question: Question, places: Places, settings: Settings) -> None:
     result = run_step("write_checkpoint", "checkpoint", arguments, settings)
     if result.error is not None:
         raise ArtifactError(f"the checkpoint could not be written: {result.error}", "see above")
-    _say(f"checkpoint written in {result.seconds:.1f} s")
+    say(f"checkpoint written in {result.seconds:.1f} s")
     shape = (1, question.frames, 3, question.height, question.width)
     images = np.random.default_rng(SEED).random(shape, dtype=np.float32)
     np.save(places.images, images)
@@ -203,7 +203,7 @@ def _make(
             finding.disk_bytes = _folder_bytes(folder)
         else:
             finding.error = failed[row.label] = str(result.error)
-        _say_step(f"made {row.label}", result)
+        say_step(f"made {row.label}", result)
     if TORCH_FP32 in findings:
         findings[TORCH_FP32].disk_bytes = _folder_bytes(places.checkpoint.parent)
 
@@ -241,7 +241,7 @@ def _measure(
             )
             finding.runs.append(result)
             finding.error = result.error
-            _say_step(f"round {number}: ran {row.label}", result)
+            say_step(f"round {number}: ran {row.label}", result)
             if number == 1 and result.ok and TORCH_FP32 in findings:
                 finding.output_errors = _output_errors(places, row)
 
@@ -285,7 +285,7 @@ def _save(
     write_json(places.out / "export_cpu.json", {**header, "finished": finished, "rows": rows})
     (places.out / "export_cpu.md").write_text(text)
     print(text)
-    _say(f"saved as {places.out / 'export_cpu.md'} and export_cpu.json")
+    say(f"saved as {places.out / 'export_cpu.md'} and export_cpu.json")
 
 
 def _header_lines(header: dict[str, Any]) -> list[str]:
@@ -307,19 +307,6 @@ def _header_lines(header: dict[str, Any]) -> list[str]:
         f"n = {calls}, each round in a new process with one call to warm up",
         f"started {header['started']}",
     ]
-
-
-def _say_step(what: str, result: StepResult) -> None:
-    peak = result.peak_rss_bytes
-    memory = "" if peak is None else f", peak {peak / GIB:.2f} GiB"
-    _say(
-        f"{what}: {result.seconds:.1f} s{memory}"
-        + ("" if result.ok else f" FAILED: {result.error}")
-    )
-
-
-def _say(text: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
 def _folder_bytes(folder: Path) -> int:

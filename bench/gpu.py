@@ -15,7 +15,6 @@ import contextlib
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ import numpy as np
 
 from bench.gpu_report import Finding, document
 from bench.gpu_rows import REFERENCE, ROWS, Row, choose
+from bench.messages import say
 from bench.process import Settings, StepResult, run_step
 from vggt_deploy.artifact import locked
 from vggt_deploy.compare.environment import describe_environment, usable_cpus
@@ -239,7 +239,7 @@ class Bench:
     ) -> StepResult:
         result = run_step(step, name, {**arguments, **(common or {})}, self.settings)
         why = result.error or result.answer.get("unavailable")
-        _say(f"{name}: {result.seconds:.1f} s" + ("" if why is None else f"; {why}"))
+        say(f"{name}: {result.seconds:.1f} s" + ("" if why is None else f"; {why}"))
         return result
 
     def save(self, *, finished: bool) -> str:
@@ -306,10 +306,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 bench.run()
             except KeyboardInterrupt:
-                _say("interrupted: what was done is saved")
+                say("interrupted: what was done is saved")
                 return INTERRUPTED
             print(bench.save(finished=True))
-            _say(f"saved as {places.out / 'gpu.md'} and gpu.json")
+            say(f"saved as {places.out / 'gpu.md'} and gpu.json")
             failed = any(f.failed for f in bench.findings)
             failed = failed or any(result.error for result in bench.made.values())
             return 1 if failed else 0
@@ -333,10 +333,6 @@ def _places(out: Path, keep: Path | None) -> Iterator[Places]:
         finally:
             if keep is None:
                 shutil.rmtree(work, ignore_errors=True)
-
-
-def _say(text: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
 def _question(options: argparse.Namespace) -> Question:

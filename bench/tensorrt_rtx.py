@@ -15,14 +15,15 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.messages import say, say_step
 from bench.process import Settings, StepResult, run_step
+from bench.report import GIB
 from vggt_deploy.artifact import locked
 from vggt_deploy.compare.environment import describe_environment, usable_cpus
 from vggt_deploy.compare.jobs import write_json
@@ -31,7 +32,7 @@ from vggt_deploy.options import parse_frames
 
 SCHEMA = 1
 INTERRUPTED = 130
-GIB, MB = 1 << 30, 1e6
+MB = 1e6
 STEPS = "bench.tensorrt_rtx_steps"
 # The integer schemes compute what is not integer in FP16, where attention has fused kernels.
 BESIDE_INTEGERS = "fp16"
@@ -168,7 +169,7 @@ def run(question: Question, out: Path) -> int:
             _measure(question, work, settings, rows)
             finished = True
         except KeyboardInterrupt:
-            _say("interrupted: this is what was done")
+            say("interrupted: this is what was done")
         finally:
             shutil.rmtree(work, ignore_errors=True)
     _save(question, rows, out, started=started, finished=finished)
@@ -187,7 +188,7 @@ def _measure(question: Question, work: Path, settings: Settings, rows: list[Row]
             {"model": question.model, "folder": str(work), **size},
             settings,
         )
-        _say_step("calibrated", calibrated)
+        say_step("calibrated", calibrated)
         if calibrated.error is not None:
             raise DeployError(calibrated.error, f"see {settings.folder / 'calibrate.log'}")
         statistics = str(work / "statistics")
@@ -216,7 +217,7 @@ def _row(
         },
         settings,
     )
-    _say_step(f"exported {variant}", exported)
+    say_step(f"exported {variant}", exported)
     built = None
     if exported.ok:
         arguments = {
@@ -226,7 +227,7 @@ def _row(
             "frames": question.frames,
         }
         built = run_step("build", f"build-{variant}", arguments, settings)
-        _say_step(f"built {variant}", built)
+        say_step(f"built {variant}", built)
     for folder in (artifact, engine):
         shutil.rmtree(folder, ignore_errors=True)
     return Row(variant, precision, exported, built)
@@ -258,18 +259,7 @@ def _save(
     write_json(out / "tensorrt_rtx.json", values)
     (out / "tensorrt_rtx.md").write_text(text)
     print(text)
-    _say(f"saved as {out / 'tensorrt_rtx.md'} and tensorrt_rtx.json")
-
-
-def _say_step(what: str, result: StepResult) -> None:
-    peak = result.peak_rss_bytes
-    memory = "" if peak is None else f", peak {peak / GIB:.2f} GiB"
-    failed = "" if result.ok else f" FAILED: {result.error}"
-    _say(f"{what}: {result.seconds:.1f} s{memory}{failed}")
-
-
-def _say(text: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+    say(f"saved as {out / 'tensorrt_rtx.md'} and tensorrt_rtx.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,7 +24,6 @@ from vggt_deploy.engines.kernels import (  # noqa: E402
     fused_attentions,
     parse_layer_record,
     prove,
-    short_of_promise,
 )
 from vggt_deploy.engines.onnx_weights import packed_bytes  # noqa: E402
 from vggt_deploy.engines.tensorrt import inspector  # noqa: E402
@@ -191,18 +190,6 @@ def test_half_precision_attention_that_does_not_fuse_is_named(proven: Proven, ne
     proof = proven(onnx.shape_inference.infer_shapes(model))
     assert (proof.attentions_fused, proof.attentions_half) == (0, 1)
     assert proof.half_unfused == ("blocks.0.attn",)
-
-
-def test_short_of_promise(rtx: Library, graph: Any, two_linears: Any) -> None:
-    """The engine of one graph against the promise of another."""
-    sound, weight_only = graph(two_linears()), graph(two_linears(static=(False, True)))
-    built = build_plan(rtx, weight_only, BuildSettings(ONE, targets=((8, 9),)))
-    promised = expected_linears(sound, 2)
-    proof = prove(parse_layer_record(built.layers), promised, (), "builder layer record")
-    assert short_of_promise(proof, promised) == {"block.fc1": ("int8", "int8-weight")}
-    kept = expected_linears(weight_only, 2)
-    proof = prove(parse_layer_record(built.layers), kept, (), "builder layer record")
-    assert short_of_promise(proof, kept) == {}
 
 
 def test_another_engine_proves_nothing(rtx: Library, graph: Any, two_linears: Any) -> None:

@@ -38,7 +38,7 @@ from vggt_deploy.errors import BuildError
 from vggt_deploy.records import LinearRecord, ProofRecord
 
 NODE = "blocks.0.mlp.fc1/MatMul"
-FC1 = LinearExpectation(4096, 1024, (NODE,), 394, 4096 * 1024 + 4 * 4096, "int8")
+FC1 = LinearExpectation(4096, 1024, (NODE,), 394, 4096 * 1024 + 4 * 4096)
 ATTENTION = AttentionExpectation("a/MatMul", "a/Softmax", "a/MatMul_1", "half")
 
 RECORD = """[VERBOSE] Something before

@@ -1,9 +1,8 @@
-"""What an ONNX graph promises, for `engines.kernels.prove` to look for in the engine.
+"""What an ONNX graph holds, for `engines.kernels.prove` to look for in the engine.
 
 A quantized Linear is a MatMul whose right operand comes from a DequantizeLinear of stored integers.
-If its left operand comes from one too (of a QuantizeLinear), an integer GEMM is promised. Nodes are
-named `<layer>/MatMul` or `<layer>/MatMul_<n>`; that is how `export` writes them, and how an engine
-names what it fused.
+Nodes are named `<layer>/MatMul` or `<layer>/MatMul_<n>`; that is how `export` writes them, and how
+an engine names what it fused.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import onnx
 from onnx import TensorProto
 
 from vggt_deploy.build.onnx_graph import OnnxGraph, layer_of, read_graph, static_shapes
-from vggt_deploy.engines.kernels import AttentionExpectation, LinearExpectation, Promise
+from vggt_deploy.engines.kernels import AttentionExpectation, LinearExpectation
 from vggt_deploy.errors import BuildError
 
 _DTYPES: dict[int, str] = {
@@ -97,27 +96,13 @@ def _linear(
                 "the graph was edited after the export: export it again",
             )
         rows += prod(shape[:-1])
-    quantized = all(_reads_integers(read, node) for node, _ in products)
     return LinearExpectation(
         outputs=outputs,
         inputs=inputs,
         products=tuple(node.name for node, _ in products),
         rows=rows,
         weight_bytes=_packed_bytes(q) + _packed_bytes(read.initializers[weight.input[1]]),
-        promised=_promise(q.data_type, quantized),
     )
-
-
-def _reads_integers(read: OnnxGraph, product: onnx.NodeProto) -> bool:
-    """Whether the left operand went through QuantizeLinear and DequantizeLinear."""
-    back = read.producer(product.input[0], "DequantizeLinear")
-    return back is not None and read.producer(back.input[0], "QuantizeLinear") is not None
-
-
-def _promise(data_type: int, quantized: bool) -> Promise:
-    if _BITS[data_type] == 4:
-        return "int4-weight"
-    return "int8" if quantized else "int8-weight"
 
 
 def _packed_bytes(tensor: onnx.TensorProto) -> int:

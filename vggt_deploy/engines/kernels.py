@@ -25,10 +25,9 @@ from vggt_deploy.engines.layer_record import parse_inspector as parse_inspector
 from vggt_deploy.engines.layer_record import parse_layer_record as parse_layer_record
 from vggt_deploy.records import LinearRecord, ProofRecord
 
-Promise = Literal["int8", "int8-weight", "int4-weight"]
 Source = Literal["builder layer record", "engine inspector"]
 
-# From what was promised at best to nothing.
+# From the most that can be gained to nothing.
 VERDICTS = (
     "int8",
     "int8-weight",
@@ -38,11 +37,6 @@ VERDICTS = (
     "float",
     "unseen",
 )
-_PROMISES: dict[str, Promise] = {
-    "int8": "int8",
-    "int4-weight": "int4-weight",
-    "int4-stored": "int4-weight",
-}
 _HALVES = ("half", "bfloat16")
 # The builder pads weights with zeros up to its kernels' alignment: 1024 x 9 lies as 1024 x 10.
 _ALIGNMENTS = (1, 2, 4, 8, 16, 32)
@@ -59,7 +53,6 @@ class LinearExpectation:
     products: names of its MatMul nodes, one per application
     rows: of the left operand, summed over the products
     weight_bytes: of its integers and scales
-    promised: "int8" where the left operand is quantized too
     """
 
     outputs: int
@@ -67,7 +60,6 @@ class LinearExpectation:
     products: tuple[str, ...]
     rows: int
     weight_bytes: int
-    promised: Promise
 
 
 @dataclass(frozen=True)
@@ -122,7 +114,6 @@ def expectations(proof: ProofRecord) -> dict[str, LinearExpectation]:
             ),
             rows=one.rows,
             weight_bytes=one.weight_bytes,
-            promised=_PROMISES.get(one.computes, "int8-weight"),
         )
         for name, one in proof.linears.items()
     }
@@ -143,17 +134,6 @@ def fused_attentions(layers: Iterable[EngineLayer]) -> int:
 def float_linears(proof: ProofRecord) -> dict[str, str]:
     """Of a scheme that promises integer GEMMs: the Linears without one -> what they compute in."""
     return {n: r.computes for n, r in proof.linears.items() if r.computes != "int8"}
-
-
-def short_of_promise(
-    proof: ProofRecord, linears: Mapping[str, LinearExpectation]
-) -> dict[str, tuple[str, str]]:
-    """The Linears that compute in less than their graph has: name -> (promised, computes)."""
-    return {
-        name: (linears[name].promised, record.computes)
-        for name, record in proof.linears.items()
-        if VERDICTS.index(record.computes) > VERDICTS.index(linears[name].promised)
-    }
 
 
 def layer_shares(proof: ProofRecord) -> dict[str, float]:
