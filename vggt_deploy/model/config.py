@@ -1,7 +1,7 @@
 """The sizes of a VGGT, as data. No torch here: the command line reads this to list what it knows.
 
-`vggt-1b` is facebook/VGGT-1B. The other two have the same architecture and no trained weights:
-`vggt-tiny` for tests, `vggt-small` for a demonstration that takes seconds.
+All have one architecture. `vggt-1b` is facebook/VGGT-1B; `vggt-nano` is trained on rendered scenes
+and lies in this package; `vggt-small` and `vggt-tiny` have no trained weights and are for tests.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class TrackConfig:
 class VGGTConfig:
     """Sizes of one model; everything that a state dict's shapes depend on, and the iterations.
 
+    `size` (height, width) is what the model was trained at, and so what it is run at unless asked.
     `img_size` is the native grid of the positional embedding times the patch size, not a limit on
     the images. Encoder, frame and global blocks share `embed` and `heads`; the camera trunk and the
     prediction heads work at 2 * embed, the concatenation of a frame and a global block's output.
@@ -59,6 +60,7 @@ class VGGTConfig:
     dpt_features: int
     dpt_channels: tuple[int, int, int, int]
     img_size: int = 518
+    size: tuple[int, int] = (350, 518)
     patch: int = PATCH
     registers: int = 4
     camera_iterations: int = 4
@@ -116,6 +118,20 @@ CONFIGS: dict[str, VGGTConfig] = {
             dpt_features=256,
             dpt_channels=(256, 512, 1024, 1024),
             track=TrackConfig(),
+        ),
+        VGGTConfig(
+            name="vggt-nano",
+            embed=128,
+            heads=4,
+            depth=6,
+            encoder_depth=4,
+            camera_depth=2,
+            camera_heads=4,
+            dpt_layers=(1, 2, 4, 5),
+            dpt_features=24,
+            dpt_channels=(24, 48, 96, 96),
+            img_size=112,
+            size=(84, 112),
         ),
         VGGTConfig(
             name="vggt-small",
