@@ -35,6 +35,10 @@ class ImageError(DeployError):
     """No images, or an image that can't be decoded."""
 
 
+class SceneError(DeployError):
+    """A scene's calibration or depth is missing, damaged, or does not fit its pictures."""
+
+
 class QuantizeError(DeployError):
     """A weight can't be quantized as asked (not finite, a shape the scheme has no meaning for)."""
 

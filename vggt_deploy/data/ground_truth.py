@@ -1,0 +1,145 @@
+"""True cameras and depth of the pictures that the network sees, at the network's size.
+
+Resizing, cropping and padding move pixels, and the intrinsic matrix with them. In continuous
+coordinates (the first pixel's centre at 0.5) a Placement says x_network = scale_x x_picture + left,
+so f_x' = scale_x f_x and c_x' = scale_x c_x + left, without half pixels to add; poses stay as they
+are. Depth is taken from the nearest pixel and never interpolated: between two surfaces, or between
+a surface and infinity, there is no depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_deploy.data.eth3d import Eth3dFrame, Eth3dScene, read_depth, read_scene, scene_of
+from vggt_deploy.data.eth3d import why_without_calibration as _why_without_calibration
+from vggt_deploy.data.images import Placement
+from vggt_deploy.errors import SceneError, UsageError
+from vggt_deploy.geometry import Doubles
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """Cameras and depth of S pictures at the network's size; the world is the scene's own.
+
+    extrinsic: [S, 3, 4], world to camera, OpenCV axes, in the scene's unit (ETH3D: metres)
+    intrinsic: [S, 3, 3], pixels, the first pixel's centre at (0.5, 0.5)
+    depth: [S, H, W] along the optical axis, inf where unknown or padded; None if no picture has any
+    note: where it is from and what is missing
+    """
+
+    extrinsic: Doubles
+    intrinsic: Doubles
+    depth: NDArray[np.float32] | None
+    note: str
+
+
+def ground_truth(
+    paths: Sequence[Path], placements: Sequence[Placement], height: int, width: int
+) -> GroundTruth | None:
+    """The truth for pictures as `load_images` placed them (an ImageBatch's paths and placements).
+
+    None if the pictures lie in no scene with calibration (`no_truth_because` says why). A
+    SceneError if they do and it does not fit: a picture without a pose, of another size than its
+    camera, depth of a wrong size.
+    """
+    if not paths or len(paths) != len(placements):
+        raise UsageError(
+            f"{len(placements)} placements for {len(paths)} pictures",
+            "give paths and placements of one ImageBatch",
+        )
+    if no_truth_because(paths) is not None:
+        return None
+    scene = read_scene(paths[0].absolute().parent)
+    frames = [_frame_of(scene, path) for path in paths]
+    for frame, place in zip(frames, placements, strict=True):
+        _check_placement(frame, place)
+    return GroundTruth(
+        extrinsic=np.stack([frame.extrinsic for frame in frames]),
+        intrinsic=np.stack(
+            [moved_intrinsic(f.intrinsic, p) for f, p in zip(frames, placements, strict=True)]
+        ),
+        depth=_depths(frames, placements, height, width),
+        note=scene.note,
+    )
+
+
+def no_truth_because(paths: Sequence[Path]) -> str | None:
+    """Why `ground_truth` gives None for these pictures, in words; None where it does not."""
+    folders = {path.absolute().parent for path in paths}
+    if len(folders) != 1:
+        return f"the pictures lie in {len(folders)} folders, not in one scene"
+    (folder,) = folders
+    return None if scene_of(folder) is not None else _why_without_calibration(folder)
+
+
+def moved_intrinsic(intrinsic: Doubles, place: Placement) -> Doubles:
+    """[3, 3] of the picture -> [3, 3] of the network's frame."""
+    to_network = np.array(
+        [[place.scale_x, 0.0, place.left], [0.0, place.scale_y, place.top], [0.0, 0.0, 1.0]]
+    )
+    moved: Doubles = to_network @ intrinsic
+    return moved
+
+
+def moved_depth(
+    depth: NDArray[np.float32], place: Placement, height: int, width: int
+) -> NDArray[np.float32]:
+    """Depth [h, w] of the picture -> [height, width] of the network's frame, inf in the padding."""
+    rows, row_inside = _nearest(height, place.top, place.resized_height, depth.shape[0])
+    columns, column_inside = _nearest(width, place.left, place.resized_width, depth.shape[1])
+    out = np.full((height, width), np.inf, dtype=np.float32)
+    out[np.ix_(row_inside, column_inside)] = depth[np.ix_(rows[row_inside], columns[column_inside])]
+    return out
+
+
+def _nearest(
+    frame: int, offset: int, resized: int, stored: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """For each pixel along one side of the frame: the stored pixel under its centre, and if any is.
+
+    Pixel p's centre is at (p - offset + 1/2) stored / resized: in whole numbers, so that none falls
+    beside its pixel by rounding.
+    """
+    at = np.arange(frame, dtype=np.int64) - offset
+    inside = (at >= 0) & (at < resized)
+    return (2 * at + 1) * stored // (2 * resized), inside
+
+
+def _frame_of(scene: Eth3dScene, path: Path) -> Eth3dFrame:
+    for frame in scene.frames:
+        if frame.name == path.name:
+            return frame
+    raise SceneError(
+        f"{path} has no pose in the calibration of {scene.root}",
+        "leave the picture out of the folder, or take its line from the data set",
+    )
+
+
+def _check_placement(frame: Eth3dFrame, place: Placement) -> None:
+    """The placed picture has the camera's size (it would not after an orientation was applied)."""
+    scales = (place.resized_width / frame.width, place.resized_height / frame.height)
+    if scales != (place.scale_x, place.scale_y):
+        raise SceneError(
+            f"{frame.path} was placed as a picture of another size than {frame.width} x "
+            f"{frame.height}, the camera's",
+            "load the pictures of the scene as they are stored",
+        )
+
+
+def _depths(
+    frames: Sequence[Eth3dFrame], placements: Sequence[Placement], height: int, width: int
+) -> NDArray[np.float32] | None:
+    if all(frame.depth is None for frame in frames):
+        return None
+    out = np.full((len(frames), height, width), np.inf, dtype=np.float32)
+    for target, frame, place in zip(out, frames, placements, strict=True):
+        if frame.depth is not None:
+            stored = read_depth(frame.depth, frame.width, frame.height)
+            target[:] = moved_depth(stored, place, height, width)
+    return out
