@@ -34,6 +34,7 @@ COMMANDS = (
     "rebuild",
     "doctor",
     "sample-images",
+    "scene",
 )
 HEAVY = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tensorrt", "matplotlib", "numpy")
 
