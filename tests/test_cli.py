@@ -104,6 +104,7 @@ def test_a_size_that_is_no_multiple_of_the_patch_names_the_nearest(pixels: int, 
 
 def test_a_good_size_passes() -> None:
     assert options.check_size("--width", 518) == 518
+    assert options.check_size("--width", None) is None
 
 
 def test_the_scheme_and_its_activations() -> None:
@@ -134,6 +135,7 @@ def test_words_from_a_short_list() -> None:
         ("random:vggt-1b", "float", "random-vggt-1b-int8_pc_sym"),
         ("random:vggt-tiny:7", "float", "random-vggt-tiny-7-int8_pc_sym"),
         ("runs/Best Model.safetensors", "float", "best-model-int8_pc_sym"),
+        ("vggt-nano", "static", "vggt-nano-int8_pc_sym-static"),
         ("../..", "float", "model-int8_pc_sym"),
         ("models/vggt/", "float", "vggt-int8_pc_sym"),
     ],
@@ -188,7 +190,8 @@ def test_export_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fake.call_args.args == ("facebook/VGGT-1B", "int8_pc_sym")
     assert fake.call_args.kwargs["output_dir"] == Path("vggt-1b-int8_pc_sym")
     assert fake.call_args.kwargs["frames"] == (1, 5, 16)
-    assert (fake.call_args.kwargs["height"], fake.call_args.kwargs["width"]) == (350, 518)
+    # The model decides: 350 x 518 for VGGT-1B.
+    assert (fake.call_args.kwargs["height"], fake.call_args.kwargs["width"]) == (None, None)
     assert fake.call_args.kwargs["verify"] is True
 
 

@@ -13,8 +13,6 @@ PATCH_PX = 14
 Precision = Literal["fp32", "fp16", "bf16"]
 Mode = Literal["crop", "pad"]
 DEFAULT_MODEL = "facebook/VGGT-1B"
-DEFAULT_HEIGHT = 350
-DEFAULT_WIDTH = 518
 
 
 class SchemeChoice(NamedTuple):
@@ -88,9 +86,9 @@ def parse_outputs(text: str) -> tuple[str, ...]:
     return tuple(group.name for group in output_groups(words))
 
 
-def check_size(option: str, pixels: int, patch: int = PATCH_PX) -> int:
-    """`pixels`, if it is a positive multiple of the patch size."""
-    if pixels > 0 and pixels % patch == 0:
+def check_size(option: str, pixels: int | None, patch: int = PATCH_PX) -> int | None:
+    """`pixels`, if it is a positive multiple of the patch size; None leaves it to the model."""
+    if pixels is None or (pixels > 0 and pixels % patch == 0):
         return pixels
     below = max(pixels, 0) // patch * patch
     nearest = [str(value) for value in (below, below + patch) if value > 0]
@@ -103,6 +101,7 @@ def check_size(option: str, pixels: int, patch: int = PATCH_PX) -> int:
 def default_output(model: str, scheme: str, activations: str) -> Path:
     """`<model>-<scheme>[-<activations>]` in the working directory.
 
+    vggt-nano, int8_pc_sym -> vggt-nano-int8_pc_sym
     facebook/VGGT-1B, int8_pc_sym -> vggt-1b-int8_pc_sym
     random:vggt-1b, int8_pc_sym, dynamic -> random-vggt-1b-int8_pc_sym-dynamic
     runs/best.safetensors, int4_g128 -> best-int4_g128

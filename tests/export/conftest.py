@@ -91,11 +91,10 @@ class Exporter:
             activations=activations,
             precision=options.get("precision"),
             outputs=options.get("outputs", ALL_OUTPUTS),
-            size=(HEIGHT, WIDTH),
             frames=FRAMES,
             patterns=((), (), ()),
             calibrate=self.statistics if activations == "static" else None,
-        )
+        )(HEIGHT, WIDTH)
 
 
 @pytest.fixture(scope="session")

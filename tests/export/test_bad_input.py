@@ -93,10 +93,9 @@ def test_outputs_come_in_the_networks_order() -> None:
         activations="float",
         precision=None,
         outputs=("points", "pose", "points"),
-        size=(56, 84),
         frames=(1, 2, 3),
         patterns=((), (), ()),
-    )
+    )(56, 84)
     assert [group.name for group in request.groups] == ["pose", "points"]
     assert request.heads == {"camera", "point"}
 

@@ -330,7 +330,6 @@ def test_a_folder_that_is_not_there_is_told_before_the_checkpoint_is_opened(
             activations="static",
             precision=None,
             outputs=("pose",),
-            size=(56, 84),
             frames=(1, 2, 5),
             patterns=((), (), ()),
             calibrate=tmp_path / "absent",

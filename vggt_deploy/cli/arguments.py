@@ -11,9 +11,13 @@ Model = Annotated[
     str,
     typer.Option(
         "--model",
-        help="A .safetensors or .pt file, a Hugging Face id, or random:CONFIG (random:vggt-1b).",
+        help="vggt-nano (in this package), a .safetensors or .pt file, a Hugging Face id, or "
+        "random:CONFIG (random:vggt-1b).",
     ),
 ]
+_SIZE = "In pixels, a multiple of 14; default: what the model works at (VGGT-1B: 350 x 518)."
+Height = Annotated[int | None, typer.Option("--height", help=_SIZE)]
+Width = Annotated[int | None, typer.Option("--width", help=_SIZE)]
 Config = Annotated[
     str | None,
     typer.Option("--config", help="Architecture, if it is not to be found from the weights."),

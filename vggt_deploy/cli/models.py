@@ -16,6 +16,7 @@ from vggt_deploy.cli.arguments import (
     CalibrationMethod,
     Config,
     Exclude,
+    Height,
     Images,
     Include,
     Json,
@@ -30,6 +31,7 @@ from vggt_deploy.cli.arguments import (
     Sensitive,
     SkipBad,
     Threads,
+    Width,
 )
 
 
@@ -52,12 +54,8 @@ def calibrate(
     images: Images,
     output: Output,
     model: Model = options.DEFAULT_MODEL,
-    height: Annotated[
-        int, typer.Option("--height", help="Image height in pixels, a multiple of 14.")
-    ] = options.DEFAULT_HEIGHT,
-    width: Annotated[
-        int, typer.Option("--width", help="Image width in pixels, a multiple of 14.")
-    ] = options.DEFAULT_WIDTH,
+    height: Height = None,
+    width: Width = None,
     max_images: MaxImages = None,
     frames_per_pass: Annotated[
         int,
@@ -114,12 +112,8 @@ def export(
     calibration_method: CalibrationMethod = None,
     precision: Precision = None,
     outputs: Outputs = "all",
-    height: Annotated[
-        int, typer.Option("--height", help="Image height in pixels, a multiple of 14.")
-    ] = options.DEFAULT_HEIGHT,
-    width: Annotated[
-        int, typer.Option("--width", help="Image width in pixels, a multiple of 14.")
-    ] = options.DEFAULT_WIDTH,
+    height: Height = None,
+    width: Width = None,
     frames: Annotated[
         str, typer.Option("--frames", help="Frames per run that it must take, min:opt:max.")
     ] = "1:5:16",
@@ -198,9 +192,7 @@ def compare(
         int | None,
         typer.Option("--height", help="In pixels; default: what the images give at this width."),
     ] = None,
-    width: Annotated[
-        int, typer.Option("--width", help="Image width in pixels, a multiple of 14.")
-    ] = options.DEFAULT_WIDTH,
+    width: Width = None,
     outputs: Outputs = "all",
     precision: Precision = None,
     include: Include = None,
@@ -226,8 +218,7 @@ def compare(
     overwrite: Overwrite = False,
 ) -> None:
     """Schemes x runtimes on your images, against PyTorch FP32: size, time, memory, accuracy."""
-    if height is not None:
-        options.check_size("--height", height)
+    options.check_size("--height", height)
     request: dict[str, Any] = {
         "mode": options.parse_mode(mode),
         "width": options.check_size("--width", width),

@@ -93,8 +93,8 @@ def export(
     activations: Activations = "float",
     precision: Precision | None = None,
     outputs: Sequence[str] = ("pose", "depth", "points"),
-    height: int = 350,
-    width: int = 518,
+    height: int | None = None,
+    width: int | None = None,
     frames: tuple[int, int, int] = (1, 5, 16),
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -110,8 +110,9 @@ def export(
 ) -> ExportResult:
     """Quantize a VGGT and write it as an artifact that every runtime reads.
 
-    model: a checkpoint file or folder, a Hugging Face id, or random:<config>[:seed]. `height` and
-    `width` in pixels, multiples of 14, fixed in the artifact; `frames` is (min, typical, max).
+    model: vggt-nano, a checkpoint file or folder, a Hugging Face id, or random:<config>[:seed].
+    `height` and `width` in pixels, multiples of 14, fixed in the artifact; None takes the size that
+    the model works at (350 x 518 for VGGT-1B). `frames` is (min, typical, max).
     calibrate: for static activations: a folder of images, statistics that `collect_statistics` gave
     or their folder, or an artifact that was calibrated. calibration_method: absmax, mse, percentile
     or percentile:P.
@@ -125,12 +126,11 @@ def export(
             is left behind.
         ArtifactError: the folder is in use, not empty, or the disk is full.
     """
-    request = make_request(
+    sized = make_request(
         scheme,
         activations=activations,
         precision=precision,
         outputs=outputs,
-        size=(height, width),
         frames=frames,
         patterns=(tuple(include), tuple(exclude), tuple(sensitive)),
         calibrate=calibrate,
@@ -140,7 +140,8 @@ def export(
     clock = StageClock()
     report("checkpoint", 0, 0)
     sizes, source = open_weights(model, config=config, revision=revision)
-    sizes.grid(height, width)  # a size that is no multiple of 14 ends here
+    request = sized(*sizes.image_size(height, width))
+    sizes.grid(request.height, request.width)  # a size that is no multiple of 14 ends here
     check_keys(source, sizes, request.heads)
     layers = {layer.name: layer for layer in layers_of(sizes, request.heads)}
     formats = plan(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vggt_deploy.errors import ImageError, UsageError
@@ -68,32 +69,32 @@ def make_request(
     activations: Activations,
     precision: Precision | None,
     outputs: Sequence[str],
-    size: tuple[int, int],
     frames: tuple[int, int, int],
     patterns: Patterns,
     calibrate: Path | Statistics | None = None,
     calibration_method: str = DEFAULT_METHOD,
-) -> ExportRequest:
-    """Check the request against itself. `size` is (height, width) in pixels.
+) -> Callable[[int, int], ExportRequest]:
+    """Check the request against itself. What comes back takes height and width in pixels, which may
+    depend on the checkpoint, and gives the request.
 
     Raises:
         UsageError: with what would be right.
     """
     scheme = get_scheme(scheme_name)
     check_activations(scheme, activations)
-    return ExportRequest(
+    without_size = partial(
+        ExportRequest,
         scheme=scheme,
         activations=activations,
         precision=_precision(scheme, activations, precision),
         groups=output_groups(outputs),
-        height=size[0],
-        width=size[1],
         frames=_frames(*frames),
         include=patterns[0],
         exclude=patterns[1],
         sensitive=patterns[2],
         calibration=_calibration(activations, calibrate, calibration_method),
     )
+    return lambda height, width: without_size(height=height, width=width)
 
 
 def _calibration(

@@ -91,6 +91,13 @@ class VGGTConfig:
     def available_heads(self) -> frozenset[str]:
         return frozenset(h for h in HEADS if h != "track" or self.track is not None)
 
+    def image_size(self, height: int | None, width: int | None) -> tuple[int, int]:
+        """What was asked for, in pixels; where nothing was, what the model works best at."""
+        return (
+            self.size[0] if height is None else height,
+            self.size[1] if width is None else width,
+        )
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Image size in pixels -> patch grid (h, w)."""
         if height <= 0 or width <= 0 or height % self.patch or width % self.patch:

@@ -36,17 +36,21 @@ BROKEN_PICKLE_FIX = (
 )
 
 
+OriginKind = Literal["file", "package", "hub", "random"]
+
+
 @dataclass(frozen=True)
 class ModelOrigin:
     """What made the weights: enough to find the same ones again.
 
     revision  the commit hash of a Hugging Face repository
+    kind      "package": weights that come with vggt-deploy, named by their config
     sha256    of the checkpoint file; None for random weights, which their spec determines
     licence   of known published checkpoints; anything derived from them keeps it
     """
 
     spec: str
-    kind: Literal["file", "hub", "random"]
+    kind: OriginKind
     revision: str | None = None
     sha256: str | None = None
     licence: str | None = None

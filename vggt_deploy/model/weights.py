@@ -1,5 +1,6 @@
 """From what a user names to a config and its weights.
 
+    vggt-nano                                 the weights in this package (./vggt-nano: a folder)
     checkpoint.safetensors, checkpoint.pt     a file
     folder/                                   with model.safetensors or model.pt
     facebook/VGGT-1B                          a Hugging Face id, revision pinned to a commit
@@ -11,7 +12,7 @@ error that names the first differences and what was expected.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ import torch
 from vggt_deploy.errors import ModelError, UsageError
 from vggt_deploy.model.config import CONFIGS, HEADS, VGGTConfig, get_config
 from vggt_deploy.model.fold import FoldedWeights
+from vggt_deploy.model.packaged import LICENCE, PACKAGED, packaged_checkpoint
 from vggt_deploy.model.sources import (
     ModelOrigin,
     OriginFactory,
@@ -61,18 +63,22 @@ def open_weights(
         if revision is not None:
             raise _no_revision(spec)
         return _open_random(spec, given)
-    path = Path(spec).expanduser()
-    if path.exists():
-        if revision is not None:
-            raise _no_revision(spec)
-        source = _open_file(_checkpoint_in(path) if path.is_dir() else path, file_origin)
-    else:
-        source = _open_hub(spec, revision)
+    source = _open_file(*_locate(spec, revision))
+    if given is None and spec in PACKAGED:
+        given = get_config(spec)
     if given is None:
         given = match_config(source)
     else:
         check_keys(source, given, frozenset())
     return given, source
+
+
+def checkpoint_path(spec: str, revision: str | None = None) -> Path | None:
+    """The file that `open_weights` reads; None for random weights, which have none.
+
+    Downloads if it is a Hub id that is not in the cache.
+    """
+    return None if spec.startswith(RANDOM_PREFIX) else _locate(spec, revision)[0]
 
 
 def match_config(source: WeightSource) -> VGGTConfig:
@@ -168,6 +174,26 @@ def _open_random(spec: str, given: VGGTConfig | None) -> tuple[VGGTConfig, Weigh
     return config, RandomWeights(config.name, shapes, int(seed or 0))
 
 
+def _locate(spec: str, revision: str | None) -> tuple[Path, OriginFactory]:
+    """The checkpoint file of a spec that is not random, and what tells where it is from.
+
+    The names in this package go first: a folder in the working directory must not change them.
+    """
+    path = Path(spec).expanduser()
+    here = spec in PACKAGED or path.exists()
+    if here and revision is not None:
+        raise _no_revision(spec)
+    if spec in PACKAGED:
+        return packaged_checkpoint(spec), partial(_packaged_origin, spec)
+    if path.exists():
+        return (_checkpoint_in(path) if path.is_dir() else path), file_origin
+    return _on_the_hub(spec, revision)
+
+
+def _packaged_origin(name: str, path: Path) -> ModelOrigin:
+    return ModelOrigin(name, "package", sha256=sha256_of(path), licence=LICENCE)
+
+
 def _open_file(path: Path, origin: OriginFactory) -> WeightSource:
     if path.suffix == ".safetensors":
         return SafetensorsWeights(path, origin)
@@ -189,13 +215,14 @@ def _checkpoint_in(folder: Path) -> Path:
     )
 
 
-def _open_hub(spec: str, revision: str | None) -> WeightSource:
+def _on_the_hub(spec: str, revision: str | None) -> tuple[Path, OriginFactory]:
     from vggt_deploy.model import hub  # only a Hub id needs the network library
 
     if not hub.HUB_ID.fullmatch(spec) or Path(spec).suffix in (".safetensors", *TORCH_SUFFIXES):
         raise ModelError(
             f"no file or folder {spec!r}",
-            "give a checkpoint, a folder, a Hugging Face id (owner/name) or random:<config>",
+            f"give a checkpoint, a folder, a Hugging Face id (owner/name), {', '.join(PACKAGED)} "
+            "or random:<config>",
         )
     fetched = hub.fetch(spec, revision)
 
@@ -208,7 +235,7 @@ def _open_hub(spec: str, revision: str | None) -> WeightSource:
             licence=hub.LICENCES.get(spec),
         )
 
-    return _open_file(fetched.path, origin)
+    return fetched.path, origin
 
 
 def _no_revision(spec: str) -> UsageError:

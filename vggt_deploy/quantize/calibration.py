@@ -80,8 +80,8 @@ def collect_statistics(
     images: Path,
     *,
     output_dir: Path,
-    height: int,
-    width: int,
+    height: int | None = None,
+    width: int | None = None,
     mode: Mode = "crop",
     max_images: int | None = None,
     config: str | None = None,
@@ -93,7 +93,8 @@ def collect_statistics(
 ) -> Statistics:
     """Run the images through the model once and keep the statistics in `output_dir`.
 
-    model: as for `export`. `height` and `width` are those of the artifacts that shall use them.
+    model, height, width: as for `export`, and the same as those of the artifacts that shall use
+    the statistics.
 
     Raises:
         UsageError: a size that is no multiple of 14, no images asked for.
@@ -102,9 +103,6 @@ def collect_statistics(
         CalibrationError: the model gives NaN or infinity on them.
         ArtifactError: the folder is in use, not empty, or the disk is full.
     """
-    pictures = Pictures(
-        Path(images), height, width, mode, max_images, frames_per_pass, skip_bad_images
-    )
     if (Path(output_dir) / MANIFEST_NAME).is_file():
         # It may hold a RECORD_NAME of its own, by which --overwrite would take it for statistics.
         raise ArtifactError(
@@ -113,6 +111,8 @@ def collect_statistics(
         )
     with writing(Path(output_dir), overwrite=overwrite, marker=RECORD_NAME) as folder:
         sizes, source = open_weights(model, config=config, revision=revision)
+        size = sizes.image_size(height, width)
+        pictures = Pictures(Path(images), *size, mode, max_images, frames_per_pass, skip_bad_images)
         statistics = observe(sizes, source, pictures, progress)
         write_statistics(folder, statistics)
     return statistics
