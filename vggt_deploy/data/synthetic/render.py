@@ -78,13 +78,11 @@ def render(scene: Scene, camera: Camera) -> tuple[NDArray[np.uint8], NDArray[np.
     depth = depth_of(scene, camera.centre, rays, owner)
     picture = _colours(scene, camera.centre, rays, depth, owner)
     rough = np.flatnonzero(_edges(owner, picture, camera.height, camera.width))
-    total = np.zeros((3, rough.size), dtype=np.float32)
-    for du, dv in OFFSETS:
-        more = camera.rays(u[rough] + du, v[rough] + dv)
-        seen = nearest(scene, camera.centre, more.astype(np.float32))
-        z = depth_of(scene, camera.centre, more, seen)
-        total += _colours(scene, camera.centre, more, z, seen)
-    picture[:, rough] = total / len(OFFSETS)
+    du, dv = np.repeat(OFFSETS, rough.size, axis=0).T
+    more = camera.rays(np.tile(u[rough], len(OFFSETS)) + du, np.tile(v[rough], len(OFFSETS)) + dv)
+    owner = nearest(scene, camera.centre, more.astype(np.float32))
+    fine = _colours(scene, camera.centre, more, depth_of(scene, camera.centre, more, owner), owner)
+    picture[:, rough] = fine.reshape(3, len(OFFSETS), rough.size).mean(axis=1)
     shown = np.clip(picture, 0, 1) ** (1 / scene.light.gamma) * 255 + 0.5
     shape = (camera.height, camera.width)
     return (

@@ -88,7 +88,7 @@ def _share(texture: Texture, u: Array, v: Array) -> Array:
         case "checks":
             return np.asarray((np.floor(u * 2) + np.floor(v * 2)) % 2)
         case "stripes":
-            slant = u + 0.3 * np.sin(phase) * v
+            slant = u + 0.3 * float(np.sin(phase)) * v
             return np.asarray(0.5 + 0.5 * np.tanh(5 * np.sin(2 * np.pi * slant)))
         case "bricks":
             row = np.floor(v * 3)
