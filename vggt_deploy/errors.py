@@ -77,3 +77,7 @@ class BundleError(DeployError):
 
 class CompareError(DeployError):
     """A comparison can't start or go on (a different question in the folder, no reference)."""
+
+
+class GateError(DeployError):
+    """A comparison is beyond its gates, or was not made in the way that they ask for."""
