@@ -12,10 +12,11 @@ import pytest
 from rich.console import Console
 
 from vggt_deploy.build.profiles import load_profile
-from vggt_deploy.compare import compare, pipeline, read_report, rows
+from vggt_deploy.compare import compare, making, pipeline, read_report, rows
 from vggt_deploy.compare.devices import ask_device
 from vggt_deploy.compare.jobs import LayerPatterns, MeasureJob, ModelQuestion
-from vggt_deploy.compare.report import BuildMeasure, ComparisonReport, GpuMeasure
+from vggt_deploy.compare.measures import BuildMeasure, GpuMeasure
+from vggt_deploy.compare.report import ComparisonReport
 from vggt_deploy.compare.subjects import make_subject
 from vggt_deploy.compare.summary import summary_text
 from vggt_deploy.compare.variants import Variant, parse_variants
@@ -373,13 +374,13 @@ def test_tensorrt_rtx_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     # An engine is kept only beside the artifact that it was built from.
     artifact = tmp_path / "out" / "artifacts" / "int8_pc_sym+static"
-    assert rows._built_from(engine, artifact)
+    assert making._built_from(engine, artifact)
     manifest = read_manifest(artifact)
     files = {name: replace(file, sha256="0" * 64) for name, file in manifest.files.items()}
     write_manifest(artifact, replace(manifest, files=files))
-    assert not rows._built_from(engine, artifact)
-    assert not rows._built_from(artifact, engine)
-    assert not rows._built_from(tmp_path / "nothing", artifact)
+    assert not making._built_from(engine, artifact)
+    assert not making._built_from(artifact, engine)
+    assert not making._built_from(tmp_path / "nothing", artifact)
 
 
 @pytest.mark.gpu

@@ -8,9 +8,10 @@ import pytest
 
 from vggt_deploy.compare.geometry import Angles, DepthErrors, GeometryMetrics, PoseErrors
 from vggt_deploy.compare.latency import summarize
+from vggt_deploy.compare.measures import Measured
 from vggt_deploy.compare.metrics import TensorMetrics
 from vggt_deploy.compare.recommend import loss, recommend, slower_than
-from vggt_deploy.compare.report import Measured, Recommendation, Row
+from vggt_deploy.compare.report import Recommendation, Row
 
 
 def make_row(

@@ -127,7 +127,7 @@ def test_another_question_is_refused(fake: Any, change: dict[str, Any], named: s
 def test_another_picture_is_another_question(fake: Any) -> None:
     fake.run(runtimes="torch", schemes="fp32")
     Image.fromarray(np.zeros((42, 56, 3), dtype=np.uint8)).save(fake.images / "img1.png")
-    with pytest.raises(CompareError, match=r"images\.files\[1\]\.sha256"):
+    with pytest.raises(CompareError, match=r"scenes\[0\]\.files\[1\]\.sha256"):
         fake.run(runtimes="torch", schemes="fp32", resume=True)
 
 

@@ -6,26 +6,17 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from vggt_deploy.compare.jobs import IdentifyJob, Job, JobKind, write_job
+from vggt_deploy.compare.measures import Failure
 from vggt_deploy.compare.processes import run_process
 from vggt_deploy.compare.question import Identity, Settings
-from vggt_deploy.compare.report import Failure
+from vggt_deploy.compare.state import Paths
 from vggt_deploy.errors import CompareError
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Files of one job: what is asked, what came back, what was said (None: straight to stderr)."""
-
-    job: Path
-    answer: Path
-    log: Path | None
 
 
 def ask(

@@ -23,7 +23,7 @@ no angle, so a count above zero says that the mean is too kind.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
@@ -255,3 +255,79 @@ def geometry_metrics(
         else:
             notes["depth_points"] = "the predicted cameras put points at infinity"
     return GeometryMetrics(pose, depth, points, unprojected, notes)
+
+
+def mean_geometry(scenes: Sequence[GeometryMetrics]) -> GeometryMetrics:
+    """One GeometryMetrics for several scenes: counts are added, maxima are maxima, the rest means.
+
+    What one scene lacks all of them lack: a mean without a scene that broke would be too kind. Only
+    the angles of a scene whose reference has none (one picture, no baseline) are passed over.
+    """
+    if len(scenes) == 1:
+        return scenes[0]
+    notes: dict[str, str] = {}
+    for key in dict.fromkeys(key for scene in scenes for key in scene.notes):
+        told = [scene.notes[key] for scene in scenes if key in scene.notes]
+        notes[key] = f"{told[0]} ({len(told)} of {len(scenes)} scenes)"
+    poses = [scene.pose for scene in scenes]
+    pose = None
+    if all(poses):
+        pose = PoseErrors(
+            pairs=sum(p.pairs for p in poses if p),
+            rotation=_mean_angles([p.rotation for p in poses if p]),
+            direction=_mean_angles([p.direction for p in poses if p]),
+            pairs_without_baseline=sum(p.pairs_without_baseline for p in poses if p),
+            pairs_lost=sum(p.pairs_lost for p in poses if p),
+        )
+    return GeometryMetrics(
+        pose=pose,
+        depth=_mean_depth([scene.depth for scene in scenes]),
+        points=_mean_points([scene.points for scene in scenes]),
+        depth_points=_mean_points([scene.depth_points for scene in scenes]),
+        notes=notes,
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _mean_angles(scenes: Sequence[Angles | None]) -> Angles | None:
+    found = [angles for angles in scenes if angles is not None]
+    if not found:
+        return None
+    return Angles(
+        n=sum(angles.n for angles in found),
+        mean_deg=_mean([angles.mean_deg for angles in found]),
+        median_deg=_mean([angles.median_deg for angles in found]),
+        max_deg=max(angles.max_deg for angles in found),
+    )
+
+
+def _mean_depth(scenes: Sequence[DepthErrors | None]) -> DepthErrors | None:
+    found = [depth for depth in scenes if depth is not None]
+    if len(found) < len(scenes):
+        return None
+    return DepthErrors(
+        pixels=sum(depth.pixels for depth in found),
+        pixels_left_out=sum(depth.pixels_left_out for depth in found),
+        scale=_mean([depth.scale for depth in found]),
+        abs_rel=_mean([depth.abs_rel for depth in found]),
+        delta_125=_mean([depth.delta_125 for depth in found]),
+    )
+
+
+def _mean_points(scenes: Sequence[PointErrors | None]) -> PointErrors | None:
+    found = [points for points in scenes if points is not None]
+    if len(found) < len(scenes):
+        return None
+    means = [p.mean_relative for p in found if p.mean_relative is not None]
+    medians = [p.median_relative for p in found if p.median_relative is not None]
+    return PointErrors(
+        points=sum(points.points for points in found),
+        mean=_mean([points.mean for points in found]),
+        median=_mean([points.median for points in found]),
+        scene_size=_mean([points.scene_size for points in found]),
+        mean_relative=_mean(means) if len(means) == len(found) else None,
+        median_relative=_mean(medians) if len(medians) == len(found) else None,
+    )

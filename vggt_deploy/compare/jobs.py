@@ -121,6 +121,8 @@ class BuildJob:
 class MeasureJob:
     """Measure one variant. `images` is an .npy file [S, 3, H, W]; `arrays` the .npz to write.
 
+    `further`: the same two of the scenes that are run once, untimed, after the timed one.
+
     `artifact`: what is opened, of either kind; None for PyTorch.
 
     `size_probe` is a file that the reference saves its weights to, to be weighed and deleted; None
@@ -144,6 +146,7 @@ class MeasureJob:
     warmup: int
     repeats: int
     size_probe: str | None
+    further: tuple[tuple[str, str], ...] = ()
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
@@ -210,4 +213,5 @@ def read_measure(path: Path) -> MeasureJob:
     """Read what `write_job` wrote."""
     data = json.loads(path.read_text(encoding="utf-8"))
     data |= _variant_parts(data)
+    data["further"] = tuple((images, arrays) for images, arrays in data["further"])
     return MeasureJob(**{**data, "outputs": tuple(data["outputs"])})

@@ -1,4 +1,4 @@
-"""Depth pictures, side by side: picture, depth of PyTorch FP32, depth of a variant, difference.
+"""Depth pictures of the first scene: picture, depth of PyTorch FP32, of a variant, difference.
 
     depth/<picture>.png             all variants, small, one range for all differences
     depth/<variant>/<picture>.png   one variant, full size, the difference in its own range
@@ -45,7 +45,7 @@ def draw_depth_pictures(
         for variant, row in zip(variants, report.rows, strict=True)
         if row.status == "done" and variant != REFERENCE
     ]
-    images = np.load(folder.images)
+    images = np.load(folder.images())
     reference = _depth(folder, REFERENCE)
     depths = {variant.label: _depth(folder, variant) for variant in done}
     written = []

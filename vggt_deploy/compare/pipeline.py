@@ -1,7 +1,7 @@
 """The comparison: every variant in a process of its own, on the same pictures.
 
-    pictures ─► question ─► PyTorch FP32 ─► (export ─► build ─►) measure each variant ─► report
-                (identify)   (reference)     metrics against the reference
+    scenes ─► question ─► PyTorch FP32 ─► (export ─► build ─►) measure each variant ─► report
+              (identify)   (reference)     metrics against the reference and the truth
 
 This process imports no torch, onnx or onnxruntime: it starts workers, reads what they wrote, and
 computes the metrics.
@@ -27,14 +27,16 @@ from vggt_deploy.compare.environment import describe_environment, usable_cpus
 from vggt_deploy.compare.jobs import LayerPatterns, ModelQuestion
 from vggt_deploy.compare.pictures import draw_depth_pictures
 from vggt_deploy.compare.plots import draw_plots
-from vggt_deploy.compare.question import Pictures, Settings, build_question, read_pictures
+from vggt_deploy.compare.question import Settings, build_question
 from vggt_deploy.compare.recommend import recommend
 from vggt_deploy.compare.report import SCHEMA, ComparisonReport, Row, write_report
 from vggt_deploy.compare.rows import Sweep
+from vggt_deploy.compare.scenes import Scenes, find_scenes, read_scenes
 from vggt_deploy.compare.state import Folder, begin, check_folder
 from vggt_deploy.compare.summary import write_summary
 from vggt_deploy.compare.variants import parse_variants
 from vggt_deploy.errors import CompareError
+from vggt_deploy.model.config import get_config
 from vggt_deploy.outputs import OUTPUT_GROUPS, output_groups
 from vggt_deploy.quantize.histogram import DEFAULT_METHOD
 
@@ -43,15 +45,16 @@ WORKER = (sys.executable, "-m", "vggt_deploy.compare.worker")
 
 def compare(
     model_spec: str,
-    images_dir: Path | str,
+    images_dir: Path | str | None = None,
     *,
     output_dir: Path | str,
+    scenes: Sequence[Path | str] = (),
     schemes: str | Sequence[str] = "all",
     runtimes: str | Sequence[str] = "torch,onnxruntime",
     device: str | None = None,
     max_images: int | None = None,
     height: int | None = None,
-    width: int = 518,
+    width: int | None = None,
     mode: Literal["crop", "pad"] = "crop",
     skip_bad_images: bool = False,
     outputs: Sequence[str] = tuple(OUTPUT_GROUPS),
@@ -76,8 +79,11 @@ def compare(
     """Compare schemes and runtimes with PyTorch FP32, and write report, summary and pictures.
 
     Args:
-        model_spec: checkpoint file or folder, Hugging Face id, or `random:<config>[:seed]`.
-        images_dir: pictures of one scene, as `find_images` finds them.
+        model_spec: `vggt-nano`, checkpoint file or folder, Hugging Face id, or
+            `random:<config>[:seed]`.
+        images_dir: pictures of one scene, as `find_images` finds them; this or `scenes`.
+        scenes: ETH3D scenes, or folders of them. Every variant is timed on the first scene and run
+            once on each of the others; all have as many views and one size.
         output_dir: where everything goes; must be new or empty, unless `resume` or `overwrite`.
         schemes: "all" or labels such as `int8_pc_sym+dynamic`, comma-separated or a sequence.
         runtimes: `torch`, `onnxruntime`, `tensorrt`, `tensorrt-rtx`. PyTorch FP32 is always part of
@@ -85,9 +91,9 @@ def compare(
         device: name or path of the device profile that engines are built for; needed with
             `tensorrt` and `tensorrt-rtx`, refused without them. Where there is no such device the
             engine is built and proven as far as that goes, and its row says "not run".
-        max_images: use the first so many pictures; None uses all.
+        max_images: use the first so many pictures of each scene; None uses all.
         height: None takes what the pictures give at `width`.
-        width: in pixels, a multiple of 14.
+        width: in pixels, a multiple of 14; None takes the one that the model works at.
         mode: how pictures are brought to size, `crop` or `pad`.
         skip_bad_images: leave out pictures that can't be read, and name them in the report.
         outputs: groups to compute and compare: `pose`, `depth`, `points`.
@@ -137,27 +143,28 @@ def compare(
     console = console or Console(stderr=True)
     with locked(folder.root):
         check_folder(folder.root, resume=resume, overwrite=overwrite)
-        pictures = read_pictures(
-            images_dir,
-            max_images=max_images,
+        # No pictures there: told before any download.
+        found = find_scenes(images_dir, scenes, max_images=max_images)
+        identity = identify_model(settings, worker_command, console)
+        settings = settings.resolved(identity)
+        read = read_scenes(
+            found,
             mode=mode,
-            width=width,
+            width=get_config(identity.config).image_size(height, width)[1],
             height=height,
             skip_bad=skip_bad_images,
         )
         if settings.device is not None:
-            size = (pictures.height, pictures.width)
-            settings.device.check_pictures(pictures.frames, pictures.accepted, *size)
-        console.print(pictures.note, highlight=False, markup=False, soft_wrap=True)
-        identity = identify_model(settings, worker_command, console)
-        settings = settings.resolved(identity)
-        question = build_question(settings, pictures, identity)
+            settings.device.check_pictures(read.frames, read.accepted, read.height, read.width)
+        console.print(read.note, highlight=False, markup=False, soft_wrap=True)
+        question = build_question(settings, read, identity)
         begin(folder, question, resume=resume, overwrite=overwrite)
-        pictures.save(folder.images)
-        sweep = Sweep(settings, folder, pictures, identity, tuple(worker_command), console)
+        for number, scene in enumerate(read.items):
+            scene.save(folder.images(number))
+        sweep = Sweep(settings, folder, read, identity, tuple(worker_command), console)
         with _full_disk_explained(folder.root):
             rows = sweep.run()
-            return _report(folder, settings, pictures, question, rows, console)
+            return _report(folder, settings, read, question, rows, console)
 
 
 @contextmanager
@@ -177,7 +184,7 @@ def _full_disk_explained(root: Path) -> Iterator[None]:
 def _report(
     folder: Folder,
     settings: Settings,
-    pictures: Pictures,
+    scenes: Scenes,
     question: dict[str, Any],
     rows: tuple[Row, ...],
     console: Console,
@@ -193,7 +200,7 @@ def _report(
         command=tuple(sys.argv),
         rows=rows,
         recommendations=recommend(rows, random_weights=random_weights),
-        notes=(pictures.note, *(item.note for item in asked if item is not None)),
+        notes=(scenes.note, *(item.note for item in asked if item is not None)),
     )
     write_report(report)
     write_summary(report)

@@ -15,164 +15,46 @@ from typing import Any, Literal
 from vggt_deploy.compare.environment import Environment
 from vggt_deploy.compare.geometry import GeometryMetrics
 from vggt_deploy.compare.jobs import write_json
-from vggt_deploy.compare.latency import Latency
+from vggt_deploy.compare.measures import BuildMeasure, ExportMeasure, Failure, Measured
 from vggt_deploy.compare.metrics import TensorMetrics
+from vggt_deploy.compare.paired import TruthLoss
+from vggt_deploy.compare.truth import TruthMean, TruthMetrics
 from vggt_deploy.errors import CompareError
 
-SCHEMA = 2
+SCHEMA = 3
 REPORT_NAME = "comparison_report.json"
 SUMMARY_NAME = "comparison_summary.txt"
 PLOTS_NAME = "comparison_plots.png"
 
 # "not run": the runtime or the device that the variant needs is not here.
 Status = Literal["done", "failed", "refused", "not run"]
-DiskKind = Literal["artifact folder", "engine folder", "checkpoint file", "state dict saved"]
 
 
 @dataclass(frozen=True)
-class Failure:
-    """Why a row has no numbers. `tail`: the last lines that the process wrote.
+class SceneResult:
+    """One scene: against PyTorch FP32, and against the truth, where it is known."""
 
-    unavailable: a runtime or device is not here; nothing went wrong with the variant itself.
-    """
-
-    stage: Literal["scheme table", "calibrate", "export", "build", "measure", "accuracy"]
-    message: str
-    fix: str | None = None
-    tail: tuple[str, ...] = ()
-    unavailable: bool = False
+    name: str
+    geometry: GeometryMetrics
+    truth: TruthMetrics | None
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Failure:
+    def from_json(cls, data: dict[str, Any]) -> SceneResult:
         """The inverse of `dataclasses.asdict`."""
-        return cls(**{**data, "tail": tuple(data["tail"])})
-
-
-@dataclass(frozen=True)
-class ExportMeasure:
-    """Making the artifact, in a process of its own: whole-process seconds and peak memory.
-
-    `steps` are the exporter's own timings. `verified`: it compared the graph with PyTorch.
-    """
-
-    seconds: float
-    peak_rss_bytes: int
-    verified: bool
-    bytes_total: int
-    steps: dict[str, float]
-
-
-@dataclass(frozen=True)
-class BuildMeasure:
-    """Building the engine, in a process of its own; what it holds and what it computes in.
-
-    seconds         of the whole build: hashes, checks, TensorRT and the proof
-    builder_seconds of which in TensorRT
-    plan_bytes      the serialized engine; bytes_total: of its folder
-    weights_bytes   of the weights in the plan, as the builder says; None where it does not
-    packed_bytes    of the weights in the graph, each once
-    shares          what the GEMMs of the quantized Linears compute in -> part of their operations
-    attentions_half attention blocks in FP16 or BF16, half_unfused: of which have no fused kernel
-    notes           what was accepted knowingly, what was cut off the device profile
-    """
-
-    seconds: float
-    builder_seconds: float
-    peak_rss_bytes: int
-    runtime_version: str
-    plan_bytes: int
-    bytes_total: int
-    weights_bytes: int | None
-    packed_bytes: int | None
-    shares: dict[str, float]
-    attentions: int
-    attentions_fused: int
-    attentions_half: int
-    half_unfused: int
-    notes: tuple[str, ...] = ()
-
-    @property
-    def proof(self) -> str:
-        """In words: "int8 100 % of operations, attention fused 72 of 72"."""
-        shares = ", ".join(f"{kind} {100 * share:.4g} %" for kind, share in self.shares.items())
-        products = f"{shares} of operations" if shares else "no integers"
-        if not self.attentions_half:  # TensorRT fuses attention in FP16 and BF16 alone
-            return (
-                f"{products}, attention in FP32: fused {self.attentions_fused} of {self.attentions}"
-            )
-        fused = self.attentions_half - self.half_unfused
-        return f"{products}, attention fused {fused} of {self.attentions_half}"
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> BuildMeasure:
-        """The inverse of `dataclasses.asdict`."""
-        return cls(**{**data, "notes": tuple(data["notes"])})
-
-
-@dataclass(frozen=True)
-class GpuMeasure:
-    """What only a GPU tells, of an engine. Times between CUDA events, in calls of their own after
-    the timed ones: median, milliseconds.
-
-    network_ms      the network alone; network_min_ms its fastest call
-    to_device_ms    copying the pictures to the device; to_host_ms the outputs back
-    engine_bytes    device memory that loading took; buffer_bytes: activations, inputs and outputs
-    """
-
-    device: str
-    n: int
-    network_ms: float
-    network_min_ms: float
-    to_device_ms: float
-    to_host_ms: float
-    engine_bytes: int
-    buffer_bytes: int
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What one variant cost.
-
-    disk_bytes      what `disk_kind` says, weighed on disk; None for a PyTorch variant with
-                    integers, which is never a file: that one has `held_bytes` alone
-    held_bytes      PyTorch only: bytes of the parameters and buffers in memory
-    load_ms         from nothing in memory to ready to run. PyTorch with a scheme: reading the FP32
-                    weights (random ones: making them) and quantizing them; artifacts and engines:
-                    checking hashes and opening the session
-    peak_rss_bytes  the most memory the process ever had (VmHWM), libraries included
-    libraries_rss_bytes  of which were there before loading, with the runtime imported
-    others_cpus     CPUs that other processes kept busy during the calls; None: not known here
-    gpu             engines only; `latency` is wall clock, end to end, for them too
-    """
-
-    latency: Latency
-    load_ms: float
-    peak_rss_bytes: int
-    peak_rss_source: str
-    libraries_rss_bytes: int | None
-    disk_bytes: int | None
-    disk_kind: DiskKind | None
-    held_bytes: int | None
-    others_cpus: float | None
-    notes: tuple[str, ...] = ()
-    gpu: GpuMeasure | None = None
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Measured:
-        """The inverse of `dataclasses.asdict`."""
-        parts = {
-            "latency": Latency.from_json(data["latency"]),
-            "notes": tuple(data["notes"]),
-            "gpu": GpuMeasure(**data["gpu"]) if data["gpu"] else None,
-        }
-        return cls(**{**data, **parts})
+        truth = TruthMetrics.from_json(data["truth"]) if data["truth"] else None
+        return cls(data["name"], GeometryMetrics.from_json(data["geometry"]), truth)
 
 
 @dataclass(frozen=True)
 class Row:
     """One variant. `failure` is set unless `status` is "done"; `build` is that of an engine.
 
-    `support` is what the runtime makes of the scheme, by the scheme table: "real", "storage: ...".
+    support     what the runtime makes of the scheme, by the scheme table: "real", "storage: ..."
+    accuracy    of each output tensor against PyTorch FP32, over all views of all scenes together
+    scenes      each scene by itself, in the order of the question
+    geometry    against PyTorch FP32: the mean over the scenes
+    truth       against the truth: the mean over the scenes that have it; None: none has
+    truth_loss  what it lost there against PyTorch FP32, scene by scene; zeros for FP32 itself
     """
 
     runtime: str
@@ -187,6 +69,9 @@ class Row:
     geometry: GeometryMetrics | None = None
     command: tuple[str, ...] = ()
     build: BuildMeasure | None = None
+    scenes: tuple[SceneResult, ...] = ()
+    truth: TruthMean | None = None
+    truth_loss: TruthLoss | None = None
 
     @property
     def disk_bytes(self) -> int | None:
@@ -222,6 +107,11 @@ class Row:
                 else None,
                 "command": tuple(data["command"]),
                 "build": BuildMeasure.from_json(data["build"]) if data["build"] else None,
+                "scenes": tuple(SceneResult.from_json(scene) for scene in data["scenes"]),
+                "truth": TruthMean.from_json(data["truth"]) if data["truth"] else None,
+                "truth_loss": TruthLoss.from_json(data["truth_loss"])
+                if data["truth_loss"]
+                else None,
             }
         )
 
@@ -276,8 +166,13 @@ class ComparisonReport:
 
     @property
     def pictures(self) -> list[str]:
-        """Names of the pictures, in order."""
-        return [image["name"] for image in self.question["images"]["files"]]
+        """Names of the pictures of the first scene, in order."""
+        return [image["name"] for image in self.question["scenes"][0]["files"]]
+
+    @property
+    def scenes(self) -> list[str]:
+        """Names of the scenes, in order; the first is the one that variants are timed on."""
+        return [scene["name"] for scene in self.question["scenes"]]
 
     def row(self, label: str) -> Row | None:
         """The row of that label, if it was asked for."""

@@ -3,7 +3,8 @@
     question.json            what was asked; written before anything is measured
     rows/<variant>.json      one finished row, written whole
     work/                    the pictures as arrays, jobs, answers
-    outputs/<variant>.npz    what each variant computed
+    outputs/<variant>.npz    what each variant computed of the first scene; of the further ones
+    outputs/torch-fp32.<scene number>.npz    the reference alone is kept: rows are held against it
     artifacts/<scheme>/      the exported artifacts
     engines/<variant>/       the engines built from them
     logs/<variant>.log       what each process wrote
@@ -26,7 +27,7 @@ from typing import Any
 
 from vggt_deploy.compare.jobs import write_json
 from vggt_deploy.compare.report import PLOTS_NAME, REPORT_NAME, SUMMARY_NAME, Row
-from vggt_deploy.compare.variants import Variant
+from vggt_deploy.compare.variants import REFERENCE, Variant
 from vggt_deploy.errors import CompareError
 
 QUESTION_NAME = "question.json"
@@ -34,6 +35,15 @@ _FOLDERS = ("rows", "work", "outputs", "artifacts", "logs", "depth")
 _ENGINES = "engines"  # made by the first engine that is built
 _FILES = (REPORT_NAME, SUMMARY_NAME, PLOTS_NAME, QUESTION_NAME)
 _SHOWN_DIFFERENCES = 5
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Files of one job: what is asked, what came back, what was said (None: straight to stderr)."""
+
+    job: Path
+    answer: Path
+    log: Path | None
 
 
 @dataclass(frozen=True)
@@ -46,9 +56,9 @@ class Folder:
     def work(self) -> Path:
         return self.root / "work"
 
-    @property
-    def images(self) -> Path:
-        return self.work / "images.npy"
+    def images(self, scene: int = 0) -> Path:
+        """Pixels of the scene of that number."""
+        return self.work / f"images{_numbered(scene)}.npy"
 
     @property
     def calibration(self) -> Path:
@@ -63,8 +73,9 @@ class Folder:
     def row(self, variant: Variant) -> Path:
         return self.root / "rows" / f"{variant.slug}.json"
 
-    def arrays(self, variant: Variant) -> Path:
-        return self.root / "outputs" / f"{variant.slug}.npz"
+    def arrays(self, variant: Variant, scene: int = 0) -> Path:
+        """What a variant computed of the scene of that number."""
+        return self.root / "outputs" / f"{variant.slug}{_numbered(scene)}.npz"
 
     def log(self, name: str) -> Path:
         return self.root / "logs" / f"{name}.log"
@@ -80,6 +91,15 @@ class Folder:
 
     def answer(self, name: str) -> Path:
         return self.work / f"{name}.answer.json"
+
+    def paths(self, name: str) -> Paths:
+        """Of the job of that name."""
+        return Paths(self.job(name), self.answer(name), self.log(name))
+
+
+def _numbered(scene: int) -> str:
+    """The first scene has the plain name: of one scene there is nothing to number."""
+    return f".{scene:03d}" if scene else ""
 
 
 def check_folder(root: Path, *, resume: bool, overwrite: bool) -> None:
@@ -164,7 +184,11 @@ def finished_row(folder: Folder, variant: Variant) -> Row | None:
         ) from error
     if row.status in ("failed", "not run"):
         return None
-    if row.status == "done" and not folder.arrays(variant).is_file():
+    # The depth pictures need the first scene of every variant, further rows all of the reference.
+    needed = len(row.scenes) if variant == REFERENCE else 1
+    if row.status == "done" and not all(
+        folder.arrays(variant, scene).is_file() for scene in range(needed)
+    ):
         return None
     return row
 

@@ -76,10 +76,11 @@ def _section(title: str, lines: Sequence[str]) -> str:
 
 def _question(report: ComparisonReport) -> str:
     question, environment = report.question, report.environment
-    model, images = question["model"], question["images"]
+    model, images, scenes = question["model"], question["images"], question["scenes"]
     weights = {
         "random": "random numbers",
         "file": f"sha256 {str(model['sha256'])[:16]}",
+        "package": f"those of this package, sha256 {str(model['sha256'])[:16]}",
         "hub": f"revision {model['revision']}",
     }[model["kind"]]
     memory = environment.memory_bytes
@@ -90,7 +91,7 @@ def _question(report: ComparisonReport) -> str:
         "vggt-deploy comparison",
         "======================",
         f"model     {model['spec']} (architecture {model['config']}, weights: {weights})",
-        f"pictures  {images['frames']} of {images['folder']}, {size}",
+        f"pictures  {images['frames']} of {scenes[0]['folder']}, {size}",
         f"machine   {environment.cpu}, {cpus} CPUs"
         + (f", {memory / 2**30:.1f} GiB" if memory else "")
         + (f", {' '.join(environment.cpu_flags)}" if environment.cpu_flags else ""),
@@ -102,7 +103,10 @@ def _question(report: ComparisonReport) -> str:
     if question["device"] is not None:
         gpu = question["device"]["gpu"] or "none here"
         lines.append(f"device    {question['device']['name']} (GPU of this machine: {gpu})")
-    lines += [f"left out  {text}" for text in images["skipped"]]
+    if len(scenes) > 1:
+        names = ", ".join(report.scenes)
+        lines += [f"{'scenes' if i == 0 else '':<9} {x}" for i, x in enumerate(wrap(names, 110))]
+    lines += [f"left out  {text}" for scene in scenes for text in scene["skipped"]]
     if report.random_weights:
         lines.append(f"NOTE      {NOT_EVIDENCE}; sizes and times are real.")
     lines += [f"NOTE      {text}" for text in timing_notes(report)]

@@ -43,20 +43,21 @@ Answer = dict[str, Any]
 
 def identify(job: IdentifyJob) -> Answer:
     """Which weights and which architecture; downloads what has to be downloaded."""
-    from vggt_deploy.model.weights import open_weights
+    from vggt_deploy.model.weights import checkpoint_path, open_weights
 
     config, source = open_weights(
         job.model.spec, config=job.model.config, revision=job.model.revision
     )
     origin = source.origin
-    size = None if origin.kind == "random" else _checkpoint_bytes(job.model.spec, origin.revision)
+    # Of a Hub id the commit: already downloaded, this finds it in the cache.
+    path = checkpoint_path(job.model.spec, origin.revision)
     return {
         "config": config.name,
         "kind": origin.kind,
         "revision": origin.revision,
         "sha256": origin.sha256,
         "licence": origin.licence,
-        "checkpoint_bytes": size,
+        "checkpoint_bytes": None if path is None else path.stat().st_size,
         "gpu": _gpu() if job.gpu else None,
     }
 
@@ -70,19 +71,6 @@ def _gpu() -> str | None:
         return None
     driver = found.driver_release or "unknown"
     return f"{found.name}, compute capability {found.compute_capability}, driver {driver}"
-
-
-def _checkpoint_bytes(spec: str, commit: str | None) -> int:
-    """Bytes of the file that `open_weights` reads for this spec."""
-    from vggt_deploy.model import hub
-
-    path = Path(spec).expanduser()
-    if not path.exists():
-        path = hub.fetch(spec, commit).path  # already downloaded: this finds it in the cache
-    if path.is_dir():
-        files = (path / name for name in ("model.safetensors", "model.pt"))
-        path = next(file for file in files if file.is_file())
-    return path.stat().st_size
 
 
 def run_calibrate(job: CalibrateJob) -> Answer:
@@ -188,7 +176,7 @@ def run_build(job: BuildJob) -> Answer:
 
 
 def run_measure(job: MeasureJob) -> Answer:
-    """Load one variant, time it, write what it computed.
+    """Load one variant, time it on the first scene, write what it computes of all scenes.
 
     Peak memory is read before the outputs are written and before the weights are weighed.
     """
@@ -206,6 +194,9 @@ def run_measure(job: MeasureJob) -> Answer:
     gpu = subject.gpu_times(images, repeats=job.repeats)
     _write_arrays(Path(job.arrays), subject.arrays(outputs))
     del outputs
+    for other_images, other_arrays in job.further:
+        computed = subject.run(np.load(other_images)[None])
+        _write_arrays(Path(other_arrays), subject.arrays(computed))
     saved, notes = _saved_bytes(subject.saved_bytes, job.size_probe)
     return {
         "latency": latency.to_json(),

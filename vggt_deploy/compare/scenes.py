@@ -1,0 +1,288 @@
+"""The scenes of a comparison: which pictures, the pixels that every variant gets, and the truth.
+
+    --images DIR   one scene, as `find_images` finds it
+    --scenes DIR   (repeatable) an ETH3D scene, or a folder of ETH3D scenes up to two folders
+                   deeper; where there is none, one scene as `find_images` finds it
+
+All scenes have as many views and the same size: an engine may be built for one shape alone, and
+latency is measured on the first scene for all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_deploy.data.folders import (
+    ETH3D_FOLDERS,
+    NOT_PHOTOGRAPHS,
+    ImageFolder,
+    find_images,
+    natural_key,
+)
+from vggt_deploy.data.ground_truth import GroundTruth, ground_truth, no_truth_because
+from vggt_deploy.data.images import load_images
+from vggt_deploy.errors import UsageError
+from vggt_deploy.records import FramesRange
+
+FRAMES_AT_LEAST = 16  # what the kept artifacts accept, so that they are of use afterwards
+_DEEPEST = 2  # folders between --scenes DIR and a scene: <scene>_dslr_undistorted/<scene>
+_LISTED = 6
+
+
+@dataclass(frozen=True)
+class FoundScene:
+    """Pictures of one scene, not read yet."""
+
+    name: str
+    images: ImageFolder
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The pixels of one scene, [S, 3, H, W], where they are from, and the truth if it is known."""
+
+    name: str
+    pixels: NDArray[np.float32]
+    paths: tuple[Path, ...]
+    sha256: tuple[str, ...]
+    skipped: tuple[str, ...]
+    note: str
+    truth: GroundTruth | None
+
+    def save(self, path: Path) -> None:
+        """Write the pixels for the workers; the same question gives the same bytes."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        with temporary.open("wb") as file:
+            np.save(file, self.pixels)
+        temporary.replace(path)
+
+    def to_json(self) -> dict[str, Any]:
+        """The part of the question that this scene is."""
+        files = [
+            {"name": path.name, "sha256": sha256}
+            for path, sha256 in zip(self.paths, self.sha256, strict=True)
+        ]
+        return {
+            "name": self.name,
+            "folder": str(self.paths[0].parent),
+            "files": files,
+            "skipped": list(self.skipped),
+            # Guards against a change in decoding or resizing that leaves the files alone.
+            "pixels_sha256": _sha256(self.pixels),
+            "truth": self.truth and _truth_json(self.truth),
+        }
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """All scenes of a comparison, of one number of views and one size; never empty."""
+
+    items: tuple[Scene, ...]
+    mode: str
+    skip_bad: bool
+
+    @property
+    def first(self) -> Scene:
+        """The one that variants are timed on."""
+        return self.items[0]
+
+    @property
+    def frames(self) -> int:
+        """Views of each scene."""
+        return int(self.first.pixels.shape[0])
+
+    @property
+    def height(self) -> int:
+        return int(self.first.pixels.shape[2])
+
+    @property
+    def width(self) -> int:
+        return int(self.first.pixels.shape[3])
+
+    @property
+    def accepted(self) -> FramesRange:
+        """The frame counts of the artifacts."""
+        return FramesRange(1, self.frames, max(self.frames, FRAMES_AT_LEAST))
+
+    @property
+    def note(self) -> str:
+        """For the report: what was read, and whether the truth is known."""
+        known = [scene.truth for scene in self.items if scene.truth is not None]
+        size = f"{self.frames} x {self.height} x {self.width} pixels"
+        if len(self.items) == 1:
+            truth = f"; truth: {known[0].note}" if known else ""
+            return f"{self.first.note}; {size}{truth}"
+        depths = sum(truth.depth is not None for truth in known)
+        names = ", ".join(scene.name for scene in self.items[:_LISTED])
+        more = len(self.items) - _LISTED
+        names += f" and {more} more" if more > 0 else ""
+        skipped = sum(len(scene.skipped) for scene in self.items)
+        unknown = [scene for scene in self.items if scene.truth is None]
+        return (
+            f"{len(self.items)} scenes of {size}: {names}; true cameras of {len(known)}, "
+            f"true depth of {depths}"
+            + "".join(f"; {scene.name}: {no_truth_because(scene.paths)}" for scene in unknown)
+            + (f"; {skipped} pictures left out" if skipped else "")
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The parts of the question that the scenes are."""
+        return {
+            "images": {
+                "mode": self.mode,
+                "frames": self.frames,
+                "height": self.height,
+                "width": self.width,
+            },
+            "scenes": [scene.to_json() for scene in self.items],
+        }
+
+
+def find_scenes(
+    images_dir: Path | str | None,
+    scenes: Sequence[Path | str],
+    *,
+    max_images: int | None,
+) -> tuple[FoundScene, ...]:
+    """Find the pictures, without reading them.
+
+    Raises:
+        UsageError: neither pictures nor scenes, or both; a scene that is given twice.
+        ImageError: no pictures in a folder.
+    """
+    if (images_dir is None) == (not scenes):
+        raise UsageError(
+            "pictures of one scene or several scenes are needed"
+            if images_dir is None
+            else "both one scene (--images) and several (--scenes) were given",
+            "give --images DIR, or --scenes DIR as often as needed",
+        )
+    if images_dir is not None:
+        roots = [Path(images_dir)]
+    else:
+        roots = [root for folder in scenes for root in scene_roots(Path(folder))]
+    found = [find_images(root, max_images=max_images) for root in roots]
+    folders = [images.root.resolve() for images in found]
+    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if twice is not None:
+        raise UsageError(f"the scene {twice} is given twice", "give each scene once")
+    names = [_scene_name(folder) for folder in folders]
+    # Two scenes of one name, such as unseen/scene_7 and held-out/scene_7: the whole path tells.
+    names = [
+        name if names.count(name) == 1 else str(folder)
+        for name, folder in zip(names, folders, strict=True)
+    ]
+    return tuple(FoundScene(name, images) for name, images in zip(names, found, strict=True))
+
+
+def scene_roots(folder: Path) -> tuple[Path, ...]:
+    """The ETH3D scenes in `folder`, in natural order; the folder itself where there is none."""
+    folder = folder.expanduser().absolute()
+    patterns = [
+        f"{'*/' * depth}{images}{name}"
+        for depth in range(_DEEPEST + 1)
+        for images in ("images/", "")
+        for name in ETH3D_FOLDERS
+    ]
+    roots: set[Path] = set()
+    for pattern in patterns:
+        for pictures in folder.glob(pattern):
+            inside = {part.lower() for part in pictures.relative_to(folder).parts}
+            if pictures.is_dir() and not inside & NOT_PHOTOGRAPHS:
+                parent = pictures.parent
+                roots.add(parent.parent if parent.name == "images" else parent)
+    ordered = sorted(roots, key=lambda root: natural_key(str(root)))
+    return tuple(ordered) or (folder,)
+
+
+def read_scenes(
+    found: Sequence[FoundScene],
+    *,
+    mode: Literal["crop", "pad"],
+    width: int,
+    height: int | None,
+    skip_bad: bool,
+) -> Scenes:
+    """Load the pictures and what is known of their scenes.
+
+    Raises:
+        ImageError: a picture that can't be used.
+        UsageError: scenes that differ in the number of views or in size.
+    """
+    items = tuple(
+        _read(scene, mode=mode, width=width, height=height, skip_bad=skip_bad) for scene in found
+    )
+    _same_shape(items)
+    return Scenes(items, mode, skip_bad)
+
+
+def _read(
+    scene: FoundScene,
+    *,
+    mode: Literal["crop", "pad"],
+    width: int,
+    height: int | None,
+    skip_bad: bool,
+) -> Scene:
+    batch = load_images(
+        scene.images.paths, mode=mode, width=width, height=height, skip_bad=skip_bad
+    )
+    skipped = tuple(f"{item.path.name}: {item.reason}" for item in batch.skipped)
+    left_out = f"; left out: {'; '.join(skipped)}" if skipped else ""
+    return Scene(
+        name=scene.name,
+        pixels=np.ascontiguousarray(batch.pixels, dtype=np.float32),
+        paths=batch.paths,
+        sha256=batch.sha256,
+        skipped=skipped,
+        note=f"{scene.images.note}{left_out}",
+        truth=ground_truth(batch.paths, batch.placements, batch.height, batch.width),
+    )
+
+
+def _same_shape(items: Sequence[Scene]) -> None:
+    """All scenes must look alike to a network that may be built for one shape."""
+    first = items[0]
+    for other in items[1:]:
+        if other.pixels.shape == first.pixels.shape:
+            continue
+        if len(other.pixels) != len(first.pixels):
+            fewest = min(len(scene.pixels) for scene in items)
+            fix = f"take as many views of each with --max-images {fewest}, or leave a scene out"
+        else:
+            height, width = first.pixels.shape[2:]
+            fix = f"bring all to one size with --height {height} --width {width}"
+        described = [
+            f"{scene.name} {len(scene.pixels)} x {scene.pixels.shape[2]} x {scene.pixels.shape[3]}"
+            for scene in (first, other)
+        ]
+        raise UsageError(
+            f"the scenes differ in views x rows x columns: {', '.join(described)}", fix
+        )
+
+
+def _scene_name(pictures: Path) -> str:
+    """`<scene>/images/dslr_images_undistorted` -> `<scene>`."""
+    while pictures.name in (*ETH3D_FOLDERS, "images") and pictures.parent.name:
+        pictures = pictures.parent
+    return pictures.name
+
+
+def _truth_json(truth: GroundTruth) -> dict[str, Any]:
+    """What tells one truth from another."""
+    digest = hashlib.sha256()
+    for array in (truth.extrinsic, truth.intrinsic, truth.depth):
+        if array is not None:
+            digest.update(np.ascontiguousarray(array).data)
+    return {"note": truth.note, "depth": truth.depth is not None, "sha256": digest.hexdigest()}
+
+
+def _sha256(array: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
