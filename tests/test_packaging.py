@@ -65,7 +65,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     skip = shutil.ignore_patterns("__pycache__", "*.egg-info")
     shutil.copytree(ROOT / "vggt_deploy", source / "vggt_deploy", ignore=skip)
     shutil.copytree(ROOT / "tests", source / "tests", ignore=skip)
-    shutil.copytree(ROOT / "engines", source / "engines", ignore=skip)
+    for name in ("engines", "compare"):
+        shutil.copytree(ROOT / name, source / name, ignore=skip)
     for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
         shutil.copy(ROOT / name, source / name)
     (source / "demo").mkdir()
@@ -89,7 +90,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) ->
     }
     profiles = {path.name for path in (ROOT / "engines").glob("*.toml")}
     assert len(profiles) >= 8
-    assert names == expected | {f"vggt_deploy/build/devices/{name}" for name in profiles}
+    expected |= {f"vggt_deploy/build/devices/{name}" for name in profiles}
+    assert names == expected | {"vggt_deploy/compare/gates.toml"}
     assert "vggt_deploy/py.typed" in names
 
 
