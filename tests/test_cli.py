@@ -33,8 +33,8 @@ COMMANDS = (
     "unpack",
     "rebuild",
     "doctor",
-    "sample-images",
     "scene",
+    "train",
 )
 HEAVY = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tensorrt", "matplotlib", "numpy")
 
@@ -337,7 +337,6 @@ def test_a_bug_of_ours_is_not_dressed_up(
         ["compare", "--images", "x", "-o", "out", "--width", "15"],
         ["run", "artifact", "--images", "x", "-o", "out", "--mode", "stretch"],
         ["run", "artifact", "--images", "x", "-o", "out", "--conf-percentile", "101"],
-        ["sample-images", "-o", "out", "--size", "big"],
         ["nonsense"],
     ],
 )
@@ -403,15 +402,6 @@ def test_schemes_as_table_and_json() -> None:
     numbers = {int(n) for n in re.findall(r"\((\d+)\)", table)}
     notes = re.findall(r"^\((\d+)\) ", table, flags=re.MULTILINE)
     assert numbers == {int(n) for n in notes} == set(range(1, len(notes) + 1))
-
-
-def test_sample_images(tmp_path: Path) -> None:
-    target = tmp_path / "pictures"
-    arguments = ["sample-images", "-o", str(target), "--count", "2", "--size", "64x48"]
-    assert call(*arguments).exit_code == 0
-    assert sorted(path.name for path in target.iterdir()) == ["view_000.png", "view_001.png"]
-    assert call(*arguments).exit_code == 1
-    assert call(*arguments, "--overwrite").exit_code == 0
 
 
 def test_doctor_as_json(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,109 @@
+"""Recipe -> scenes -> steps -> weights: the verb `train`.
+
+RUN/model.safetensors   the weights, fp16, with recipe, seed and steps in the metadata
+RUN/training.toml       the recipe
+RUN/training_log.csv    losses and scores on the way
+RUN/checkpoint.pt       to go on from
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from vggt_deploy import __version__
+from vggt_deploy.artifact import locked
+from vggt_deploy.errors import ArtifactError
+from vggt_deploy.model.config import get_config
+from vggt_deploy.model.vggt import VGGT
+from vggt_deploy.progress import Progress, silent
+from vggt_deploy.train.initial import initial_model
+from vggt_deploy.train.loop import Trainer, run_steps
+from vggt_deploy.train.pool import Renderer, ensure_pool, render_scene, worker_count
+from vggt_deploy.train.recipe import VALIDATION_SEED, SceneRecipe, TrainingRecipe, recipe_toml
+from vggt_deploy.train.scoring import SCORED_VIEWS, SceneTruth
+from vggt_deploy.train.state import CHECKPOINT_FILE, load_checkpoint
+
+MODEL_FILE = "model.safetensors"
+RECIPE_FILE = "training.toml"
+VALIDATION_SCENES = 24
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where the weights are, and how long it took (this call alone, if it was resumed)."""
+
+    folder: Path
+    steps: int
+    seconds: float
+
+
+def train(
+    recipe: TrainingRecipe,
+    cache: Path,
+    run: Path,
+    *,
+    resume: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    render: Renderer = render_scene,
+) -> TrainResult:
+    """Train by a recipe, with the scenes in `cache` (rendered first where missing), into `run`.
+
+    Raises:
+        ArtifactError: `run` holds something, or with `resume` no checkpoint of this recipe; or
+            `cache` holds other scenes.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint is written and `resume` goes on from it.
+    """
+    report = progress or silent
+    run = run.expanduser().resolve()
+    workers = worker_count(threads)
+    begun_s = time.perf_counter()
+    with locked(run):
+        checkpoint = load_checkpoint(run, recipe) if resume else None
+        if checkpoint is None and run.exists() and any(run.iterdir()):
+            resumable = (run / CHECKPOINT_FILE).is_file()
+            raise ArtifactError(
+                f"{run} exists and is not empty",
+                ("add --resume to go on, or " if resumable else "") + "give another folder with -o",
+            )
+        pool = ensure_pool(cache, recipe.scenes, workers=workers, progress=report, render=render)
+        trainer = Trainer(
+            initial_model(get_config(recipe.config), recipe.initial, recipe.seed), recipe, pool
+        )
+        if checkpoint is not None:
+            trainer.restore(checkpoint)
+        run.mkdir(parents=True, exist_ok=True)
+        (run / RECIPE_FILE).write_text(recipe_toml(recipe), encoding="utf-8")
+        scored = validation_scenes(recipe, render)
+        run_steps(trainer, run, scored, threads=workers, progress=report)
+        write_model(run / MODEL_FILE, trainer.model, recipe)
+    return TrainResult(run, recipe.steps, time.perf_counter() - begun_s)
+
+
+def validation_scenes(recipe: TrainingRecipe, render: Renderer) -> list[SceneTruth]:
+    """Scenes of the training's families that it never sees, for the log."""
+    sizes = SceneRecipe(1, SCORED_VIEWS, recipe.scenes.height, recipe.scenes.width)
+    seeds = range(VALIDATION_SEED, VALIDATION_SEED + VALIDATION_SCENES)
+    return [SceneTruth.of(render(seed, sizes)) for seed in seeds]
+
+
+def write_model(path: Path, model: VGGT, recipe: TrainingRecipe) -> None:
+    """Weights as fp16: half the size, and rounded far below what training resolves."""
+    tensors = {
+        name: value.detach().half().contiguous() for name, value in model.state_dict().items()
+    }
+    metadata = {
+        "format": "pt",
+        "config": recipe.config,
+        "recipe": recipe_toml(recipe),
+        "seed": str(recipe.seed),
+        "steps": str(recipe.steps),
+        "vggt_deploy": __version__,
+    }
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(tensors, partial, metadata)
+    partial.rename(path)

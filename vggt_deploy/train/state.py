@@ -1,0 +1,159 @@
+"""What a training leaves behind while it runs: a checkpoint to go on from, and its log.
+
+    RUN/checkpoint.pt       weights, optimizer, step, recipe, the unfinished line of the log
+    RUN/training_log.csv    a line every LOG_STEPS steps
+
+A checkpoint is written beside the old one and renamed over it, so there is always a whole one. It
+holds no random state: what a step draws depends on its number alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vggt_deploy.errors import ArtifactError
+from vggt_deploy.train.recipe import TrainingRecipe, recipe_toml
+
+CHECKPOINT_FILE = "checkpoint.pt"
+LOG_FILE = "training_log.csv"
+_FORMAT = 1
+
+
+@dataclass
+class Window:
+    """Sums over the steps since the last line of the log."""
+
+    steps: int = 0
+    total: float = 0.0
+    pose: float = 0.0
+    depth: float = 0.0
+    points: float = 0.0
+    gradient_norm: float = 0.0
+    skipped: int = 0
+    skipped_in_row: int = 0
+
+    def restart(self) -> None:
+        """Begin the next line; a row of skipped steps goes on across lines."""
+        self.__init__(skipped_in_row=self.skipped_in_row)  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class LogRow:
+    """One line of the log: means since the line before, and now and then scores on scenes that are
+    not trained on (empty otherwise).
+    """
+
+    step: int
+    learning_rate: float
+    total: float
+    pose: float
+    depth: float
+    points: float
+    gradient_norm: float
+    skipped: int
+    frames_per_second: float
+    auc_30: float | None = None
+    auc_5: float | None = None
+    rotation_deg: float | None = None
+    abs_rel: float | None = None
+    point_error: float | None = None
+
+
+COLUMNS = tuple(column.name for column in fields(LogRow))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that the next step needs; `step` steps are done."""
+
+    step: int
+    model: Mapping[str, Tensor]
+    optimizer: Mapping[str, Any]
+    window: Window = field(default_factory=Window)
+
+
+def save_checkpoint(run: Path, checkpoint: Checkpoint, recipe: TrainingRecipe) -> None:
+    content = {
+        "format": _FORMAT,
+        "recipe": recipe_toml(recipe),
+        "step": checkpoint.step,
+        "model": dict(checkpoint.model),
+        "optimizer": dict(checkpoint.optimizer),
+        "window": vars(checkpoint.window),
+    }
+    partial = run / f".{CHECKPOINT_FILE}.partial"
+    with partial.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(run / CHECKPOINT_FILE)
+
+
+def load_checkpoint(run: Path, recipe: TrainingRecipe) -> Checkpoint:
+    """The checkpoint of a run of this very recipe.
+
+    Raises:
+        ArtifactError: there is none, it is damaged, or it is of another recipe.
+    """
+    path = run / CHECKPOINT_FILE
+    if not path.is_file():
+        raise ArtifactError(f"{run} holds no {CHECKPOINT_FILE}", "train without --resume")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise ArtifactError(
+            f"{path} is damaged: {error}", "train anew into another folder, without --resume"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ArtifactError(
+            f"{path} is no checkpoint of this version", "train anew into another folder"
+        )
+    if content["recipe"] != recipe_toml(recipe):
+        raise ArtifactError(
+            f"{path} is of another recipe: {_first_difference(content['recipe'], recipe)}",
+            "resume with the same options, or train into another folder",
+        )
+    return Checkpoint(
+        content["step"], content["model"], content["optimizer"], Window(**content["window"])
+    )
+
+
+def _first_difference(text: str, recipe: TrainingRecipe) -> str:
+    for old, new in zip(text.splitlines(), recipe_toml(recipe).splitlines(), strict=False):
+        if old != new:
+            return f"it has {old!r}, not {new!r}"
+    return "it has other lines"
+
+
+def start_log(run: Path, done: int) -> None:
+    """A log with the lines up to step `done`; what a killed run wrote after its checkpoint goes."""
+    path = run / LOG_FILE
+    rows = []
+    if done and path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) <= done]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def append_log(run: Path, row: LogRow) -> None:
+    cells = {name: _cell(value) for name, value in vars(row).items()}
+    with (run / LOG_FILE).open("a", newline="", encoding="utf-8") as file:
+        csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(cells)
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
