@@ -31,8 +31,8 @@ _FIELD_OF_VIEW = slice(7, 9)
 
 @dataclass(frozen=True)
 class TargetTensors:
-    """pose [B, S, 9]; of the N dense frames depth [N, H, W], points [N, H, W, 3], and where both are
-    known: valid [N, H, W].
+    """pose [B, S, 9]; depth [N, H, W] and points [N, H, W, 3] of the N dense frames, known where
+    valid [N, H, W].
     """
 
     pose: Tensor
