@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,6 +33,10 @@ from vggt_deploy.cli.arguments import (
     Threads,
     Width,
 )
+
+if TYPE_CHECKING:
+    from vggt_deploy.compare.gates import Gates
+    from vggt_deploy.compare.report import ComparisonReport
 
 
 @app.command()
@@ -167,8 +171,19 @@ def export(
 
 @app.command()
 def compare(
-    images: Images,
     output: Output,
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", help="One scene: a folder of images, or an ETH3D scene."),
+    ] = None,
+    scenes: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--scenes",
+            metavar="DIR",
+            help="Instead: an ETH3D scene, or a folder of them (repeatable). Timed on the first.",
+        ),
+    ] = None,
     model: Model = options.DEFAULT_MODEL,
     schemes: Annotated[
         str, typer.Option("--schemes", help="all, or labels such as int8_pc_sym+dynamic,int4_g128.")
@@ -216,8 +231,22 @@ def compare(
         bool, typer.Option("--resume", help="Go on with the comparison in the output folder.")
     ] = False,
     overwrite: Overwrite = False,
+    gate: Annotated[
+        bool,
+        typer.Option(
+            "--gate", help="Exit with 1 if a variant lost more, by the truth, than its gate allows."
+        ),
+    ] = False,
+    gates: Annotated[
+        Path | None,
+        typer.Option(
+            "--gates", metavar="FILE", help="Your own gates, instead of the shipped ones."
+        ),
+    ] = None,
 ) -> None:
     """Schemes x runtimes on your images, against PyTorch FP32: size, time, memory, accuracy."""
+    # Read before anything is measured: a mistake in the file should not cost an hour.
+    limits = _gates(gates) if gate or gates is not None else None
     options.check_size("--height", height)
     request: dict[str, Any] = {
         "mode": options.parse_mode(mode),
@@ -236,6 +265,7 @@ def compare(
         model,
         images,
         output_dir=output,
+        scenes=tuple(scenes or ()),
         schemes=schemes,
         runtimes=runtimes,
         device=device,
@@ -256,3 +286,20 @@ def compare(
     from vggt_deploy.tables import console, print_report
 
     print_report(report, console())
+    if limits is not None:
+        _hold_against(report, limits)
+
+
+def _gates(path: Path | None) -> Gates:
+    from vggt_deploy.compare.gates import load_gates
+
+    return load_gates(path)
+
+
+def _hold_against(report: ComparisonReport, gates: Gates) -> None:
+    """Print how the report stands against the gates; a GateError if it is beyond one."""
+    from vggt_deploy.compare.gate import check_gate
+
+    result = check_gate(report, gates)
+    typer.echo("\n".join(["", "Gate", "====", *result.lines()]))
+    result.require()

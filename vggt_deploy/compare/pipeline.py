@@ -31,7 +31,7 @@ from vggt_deploy.compare.question import Settings, build_question
 from vggt_deploy.compare.recommend import recommend
 from vggt_deploy.compare.report import SCHEMA, ComparisonReport, Row, write_report
 from vggt_deploy.compare.rows import Sweep
-from vggt_deploy.compare.scenes import Scenes, find_scenes, read_scenes
+from vggt_deploy.compare.scenes import Scenes, check_asked, find_scenes, read_scenes
 from vggt_deploy.compare.state import Folder, begin, check_folder
 from vggt_deploy.compare.summary import write_summary
 from vggt_deploy.compare.variants import parse_variants
@@ -123,6 +123,7 @@ def compare(
 
     A variant that fails is a row with its error. Raises CompareError if the reference itself fails.
     """
+    check_asked(images_dir, scenes)
     variants = parse_variants(schemes, runtimes, calibrated=calibrate is not None)
     settings = Settings(
         model=ModelQuestion(model_spec, config, revision),

@@ -145,25 +145,29 @@ class Scenes:
         }
 
 
+def check_asked(images_dir: Path | str | None, scenes: Sequence[Path | str]) -> None:
+    """Refuse pictures and scenes both, and neither."""
+    if (images_dir is None) == (not scenes):
+        raise UsageError(
+            "no pictures are given"
+            if images_dir is None
+            else "both one scene (--images) and several (--scenes) are given",
+            "give --images DIR, or --scenes DIR as often as needed",
+        )
+
+
 def find_scenes(
     images_dir: Path | str | None,
     scenes: Sequence[Path | str],
     *,
     max_images: int | None,
 ) -> tuple[FoundScene, ...]:
-    """Find the pictures, without reading them.
+    """Find the pictures, without reading them; asked for as `check_asked` allows.
 
     Raises:
-        UsageError: neither pictures nor scenes, or both; a scene that is given twice.
+        UsageError: a scene that is given twice.
         ImageError: no pictures in a folder.
     """
-    if (images_dir is None) == (not scenes):
-        raise UsageError(
-            "pictures of one scene or several scenes are needed"
-            if images_dir is None
-            else "both one scene (--images) and several (--scenes) were given",
-            "give --images DIR, or --scenes DIR as often as needed",
-        )
     if images_dir is not None:
         roots = [Path(images_dir)]
     else:

@@ -14,6 +14,7 @@ from vggt_deploy.compare.metrics import CROSS_ENTROPY_REASON
 from vggt_deploy.compare.recommend import GATES, NOT_EVIDENCE, slower_than
 from vggt_deploy.compare.report import SUMMARY_NAME, ComparisonReport, Row
 from vggt_deploy.compare.text import megabytes, number, table, wrap
+from vggt_deploy.compare.truth_sections import HOW_TRUTH, loss_lines, truth_lines
 
 MAX_LINE = 160
 FEWEST_CALLS = 3
@@ -32,13 +33,14 @@ x torch    median of PyTorch FP32 / median of this variant, in this run: under 1
            x ORT: the same against ONNX Runtime FP32.
 export     one process: whole time and its peak memory.
            {verified}
-accuracy   against PyTorch FP32 on the same pixels, not against ground truth. PSNR's peak is the
-           range of the reference tensor. SSIM of maps has that data range. rel = |a - b| / |b|.
+accuracy   against PyTorch FP32 on the same pixels, all views of all scenes together, not against
+           ground truth. PSNR's peak is the range of the reference tensor. SSIM of maps has that
+           data range. rel = |a - b| / |b|.
            {cross_entropy}.
 geometry   relative poses over all pairs of frames; direction = angle between baselines; depth after
            median alignment; points per pixel, relative to the scene's size (median distance from
            the median point): "points" of the point head, "depth pts" depth unprojected by the
-           cameras. Mean, then median or maximum.\
+           cameras. Mean, then median or maximum; of several scenes the mean (maxima: the maximum).\
 """
 
 
@@ -57,6 +59,8 @@ def summary_text(report: ComparisonReport) -> str:
         _section("Size and speed", _costs(report)),
         _section("Engines", engine_lines(report)),
         _section("Slower than FP32", _slower(report)),
+        _section("Against the truth", truth_lines(report)),
+        _section("Lost by the truth, against PyTorch FP32", loss_lines(report)),
         _section("Geometry against PyTorch FP32", _geometry(report)),
         *(
             _section(f"{name} against PyTorch FP32", _tensor(report, name))
@@ -86,12 +90,13 @@ def _question(report: ComparisonReport) -> str:
     memory = environment.memory_bytes
     versions = ", ".join(f"{name} {version}" for name, version in environment.versions.items())
     size = f"{images['height']} x {images['width']} pixels, mode {images['mode']}"
+    where = scenes[0]["folder"] if len(scenes) == 1 else f"each of {len(scenes)} scenes"
     cpus = f"{environment.usable_cpus} of {environment.logical_cpus}"
     lines = [
         "vggt-deploy comparison",
         "======================",
         f"model     {model['spec']} (architecture {model['config']}, weights: {weights})",
-        f"pictures  {images['frames']} of {scenes[0]['folder']}, {size}",
+        f"pictures  {images['frames']} of {where}, {size}",
         f"machine   {environment.cpu}, {cpus} CPUs"
         + (f", {memory / 2**30:.1f} GiB" if memory else "")
         + (f", {' '.join(environment.cpu_flags)}" if environment.cpu_flags else ""),
@@ -104,7 +109,7 @@ def _question(report: ComparisonReport) -> str:
         gpu = question["device"]["gpu"] or "none here"
         lines.append(f"device    {question['device']['name']} (GPU of this machine: {gpu})")
     if len(scenes) > 1:
-        names = ", ".join(report.scenes)
+        names = f"{', '.join(report.scenes)}; timed on the first"
         lines += [f"{'scenes' if i == 0 else '':<9} {x}" for i, x in enumerate(wrap(names, 110))]
     lines += [f"left out  {text}" for scene in scenes for text in scene["skipped"]]
     if report.random_weights:
@@ -314,4 +319,5 @@ def _how(report: ComparisonReport) -> list[str]:
         f"{row.label}: {note}" for row in report.rows if row.measured for note in row.measured.notes
     ]
     engines = HOW_ENGINES if any(row.build for row in report.rows) else ""
-    return [*text.splitlines(), *engines.splitlines(), *notes]
+    truth = HOW_TRUTH if report.reference.truth is not None else ""
+    return [*text.splitlines(), *truth.splitlines(), *engines.splitlines(), *notes]
