@@ -1,6 +1,8 @@
 """`comparison_plots.png`: size, latency, compression, depth MAE, depth PSNR, accuracy against size.
 
 Five panels of horizontal bars, one bar for each variant that has the number, and one scatter plot.
+Where the truth is known a third row follows: AUC@30 and AbsRel by the truth, and what was lost of
+AUC@30 (of AbsRel, where no pose was asked for) against size, with its interval.
 The height grows with the number of variants, so that forty labels stay readable. Colour is the
 runtime; a hatched or dotted bar has 8-bit activations. Values stand at the bars: nothing has to be
 read off an axis.
@@ -12,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vggt_deploy.compare.paired import Difference
 from vggt_deploy.compare.report import PLOTS_NAME, ComparisonReport, Row
 
 if TYPE_CHECKING:
@@ -53,9 +56,10 @@ def draw_plots(report: ComparisonReport) -> Path:
     # An engine that was built but not run has its size.
     rows = [row for row in report.rows if row.measured is not None or row.build is not None]
     panel = max(3.6, 1.1 + INCH_PER_BAR * len(rows))
-    figure = Figure(figsize=(20.0, 2 * panel + 1.0), layout="constrained")
+    grid = 2 if report.reference.truth is None else 3
+    figure = Figure(figsize=(20.0, grid * panel + 1.0), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 3)
+    axes = figure.subplots(grid, 3)
     lines = [(_median(row), row.runtime) for row in rows if row.scheme == "fp32"]
     _bars(axes[0, 0], rows, _disk_mb, "on disk, MB", "Size of checkpoint, artifacts and engines")
     _bars(axes[0, 1], rows, _median, "median, ms", f"Latency, {_calls(report)}", lines)
@@ -71,7 +75,14 @@ def draw_plots(report: ComparisonReport) -> Path:
         "PSNR, dB",
         "Depth: PSNR against PyTorch FP32 (more is better)",
     )
-    _scatter(axes[1, 2], rows)
+    _scatter(
+        axes[1, 2],
+        _points(rows, _abs_rel),
+        "Accuracy against size of artifacts (lower left is better)",
+        "depth AbsRel against PyTorch FP32",
+    )
+    if grid == 3:
+        _truth_panels(axes[2], rows)
     _legend(figure, rows)
     figure.suptitle(_title(report), fontsize=13)
     path = report.folder / PLOTS_NAME
@@ -86,8 +97,9 @@ def _calls(report: ComparisonReport) -> str:
 
 def _title(report: ComparisonReport) -> str:
     images = report.question["images"]
+    scenes = f" of each of {len(report.scenes)} scenes" if len(report.scenes) > 1 else ""
     title = (
-        f"{report.question['model']['spec']}, {images['frames']} pictures of "
+        f"{report.question['model']['spec']}, {images['frames']} pictures{scenes}, "
         f"{images['height']} x {images['width']}, {report.environment.cpu}"
     )
     return f"{title}\nrandom weights: accuracy is no evidence" if report.random_weights else title
@@ -111,6 +123,48 @@ def _depth_psnr(row: Row) -> float | None:
 
 def _abs_rel(row: Row) -> float | None:
     return row.geometry.depth.abs_rel if row.geometry and row.geometry.depth else None
+
+
+def _true_auc(row: Row) -> float | None:
+    return row.truth.auc_30 if row.truth else None
+
+
+def _true_abs_rel(row: Row) -> float | None:
+    return row.truth.abs_rel if row.truth else None
+
+
+def _lost_auc(row: Row) -> Difference | None:
+    return row.truth_loss.auc_30 if row.truth_loss else None
+
+
+def _lost_abs_rel(row: Row) -> Difference | None:
+    return row.truth_loss.abs_rel if row.truth_loss else None
+
+
+def _truth_panels(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
+    """The third row; dashed lines are FP32, as in the panel of latencies."""
+    fp32 = [row for row in rows if row.scheme == "fp32"]
+    scenes = max((row.truth.scenes for row in rows if row.truth), default=0)
+    over = f"mean of {scenes} scenes" if scenes > 1 else "one scene"
+    _bars(
+        axes[0], rows, _true_auc, "AUC@30, %", f"Poses by the truth, {over} (more is better)",
+        [(_true_auc(row), row.runtime) for row in fp32],
+    )  # fmt: skip
+    _bars(
+        axes[1], rows, _true_abs_rel, "AbsRel", f"Depth by the truth, {over} (less is better)",
+        [(_true_abs_rel(row), row.runtime) for row in fp32],
+    )  # fmt: skip
+    poses = any(_lost_auc(row) for row in rows)
+    lost, what = (
+        (_lost_auc, "AUC@30 lost, points of percent") if poses else (_lost_abs_rel, "AbsRel lost")
+    )
+    _scatter(
+        axes[2],
+        _points(rows, lambda row: loss.mean if (loss := lost(row)) else None),
+        "Lost by the truth against size of artifacts (lower left is better)",
+        f"{what}, against PyTorch FP32; bars: 95 %",
+        lost,
+    )
 
 
 def _plot_label(row: Row) -> str:
@@ -180,38 +234,55 @@ def _legend(figure: Figure, rows: Sequence[Row]) -> None:
     figure.legend(handles=handles, fontsize=10, loc="outside lower center", ncols=len(handles))
 
 
-def _scatter(axes: Axes, rows: Sequence[Row]) -> None:
-    """Depth AbsRel over bytes on disk, for artifacts; the labels in a column beside the points."""
-    axes.set_title("Accuracy against size of artifacts (lower left is better)", fontsize=11)
+def _points(rows: Sequence[Row], value: Value) -> list[tuple[float, float, Row]]:
+    """MB on disk, value and row of the artifacts and engines that have both, best first."""
     points = [
-        (size, error, row)
+        (size, found, row)
         for row in rows
         if row.runtime != "torch"
         and (size := _disk_mb(row)) is not None
-        and (error := _abs_rel(row)) is not None
+        and (found := value(row)) is not None
     ]
+    return sorted(points, key=lambda point: (point[1], point[0]))
+
+
+def _scatter(
+    axes: Axes,
+    points: Sequence[tuple[float, float, Row]],
+    title: str,
+    unit: str,
+    spread: Callable[[Row], Difference | None] = lambda row: None,
+) -> None:
+    """A value over bytes on disk, with its interval; the labels in a column beside the points."""
+    axes.set_title(title, fontsize=11)
     if not points:
         _nothing(axes)
         return
-    points.sort(key=lambda point: (point[1], point[0]))
-    for size, error, row in points:
-        marker = MARKERS[row.activations][0]
-        axes.plot(size, error, marker, color=COLOURS[row.runtime], markersize=6, alpha=0.8)
-    largest_error = max(error for _, error, _ in points) or 1.0
+    ends = [0.0]
+    for size, value, row in points:
+        marker, colour = MARKERS[row.activations][0], COLOURS[row.runtime]
+        axes.plot(size, value, marker, color=colour, markersize=6, alpha=0.8)
+        ends.append(value)
+        found = spread(row)
+        if found is not None and found.low is not None and found.high is not None:
+            axes.plot([size, size], [found.low, found.high], color=colour, linewidth=1, alpha=0.6)
+            ends += [found.low, found.high]
+    low, high = min(ends), max(ends)
+    room = (high - low) or 1.0
     largest_size = max(size for size, _, _ in points)
     # The points get the left part, up to POINTS_PART of the width, the labels the rest.
     axes.set_xlim(0.0, largest_size / (0.95 * POINTS_PART))
     axes.set_xticks([t for t in axes.get_xticks() if 0.0 <= t <= largest_size / 0.95])
-    axes.set_ylim(-0.04 * largest_error, 1.06 * largest_error)
+    axes.set_ylim(low - 0.04 * room, high + 0.06 * room)
     axes.set_xlabel("artifact on disk, MB", fontsize=9)
-    axes.set_ylabel("depth AbsRel against PyTorch FP32", fontsize=9)
+    axes.set_ylabel(unit, fontsize=9)
     axes.grid(alpha=0.3)
-    # Evenly spread, in the order of the errors: labels never overlap, however close the points are.
+    # Evenly spread, in the order of the values: labels never overlap, however close the points are.
     line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkB": 3, "relpos": (0, 0.5)}
-    for i, (size, error, row) in enumerate(points):
+    for i, (size, value, row) in enumerate(points):
         axes.annotate(
-            f"{_plot_label(row)}  {error:.2g}",
-            xy=(size, error),
+            f"{_plot_label(row)}  {value:.2g}",
+            xy=(size, value),
             xytext=(POINTS_PART + 0.06, (i + 0.5) / len(points)),
             textcoords="axes fraction",
             fontsize=8,

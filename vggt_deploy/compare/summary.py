@@ -11,7 +11,14 @@ from pathlib import Path
 from vggt_deploy.compare.contention import NOISY_SHARE
 from vggt_deploy.compare.engine_sections import HOW_ENGINES, engine_lines, not_run_lines
 from vggt_deploy.compare.metrics import CROSS_ENTROPY_REASON
-from vggt_deploy.compare.recommend import GATES, NOT_EVIDENCE, slower_than
+from vggt_deploy.compare.recommend import (
+    ENOUGH_SCENES,
+    GATES,
+    NOT_EVIDENCE,
+    TRUTH_GATES,
+    Gate,
+    slower_than,
+)
 from vggt_deploy.compare.report import SUMMARY_NAME, ComparisonReport, Row
 from vggt_deploy.compare.text import megabytes, number, table, wrap
 from vggt_deploy.compare.truth_sections import HOW_TRUTH, loss_lines, truth_lines
@@ -142,12 +149,19 @@ def _recommendations(report: ComparisonReport) -> list[str]:
     for item in report.recommendations:
         lines.append(f"{item.purpose + ':':<15} {item.label or 'none'}")
         lines += [f"{'':<15} {line}" for line in wrap(item.reason, 100)]
-    gates = "; ".join(f"{gate.name} {gate.limit:g}" for gate in GATES)
     if report.random_weights:
-        lines.append("No gates were applied (random weights).")
-    else:
-        lines += wrap(f"Gates, against PyTorch FP32: {gates}.", 115)
+        return [*lines, "No gates were applied (random weights)."]
+    lines += wrap(f"Gates, against PyTorch FP32: {_named(GATES)}.", 115)
+    if report.reference.truth is not None:
+        text = (
+            f"By the truth: {_named(TRUTH_GATES)}; of {ENOUGH_SCENES} scenes or more, these alone."
+        )
+        lines += wrap(text, 115)
     return lines
+
+
+def _named(gates: Sequence[Gate]) -> str:
+    return "; ".join(f"{gate.name} {gate.limit:g}" for gate in gates)
 
 
 def _costs(report: ComparisonReport) -> list[str]:
