@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from vggt_deploy.ship.triton import write_triton_repository as triton_repository
     from vggt_deploy.ship.verify import unpack as unpack
     from vggt_deploy.ship.verify import verify as verify
+    from vggt_deploy.train.evaluate import evaluate as evaluate
+    from vggt_deploy.train.pipeline import train as train
 
 __all__ = [
     "build",
@@ -35,11 +37,13 @@ __all__ = [
     "calibrate",
     "compare",
     "diagnose",
+    "evaluate",
     "export",
     "inspect",
     "rebuild",
     "run",
     "schemes",
+    "train",
     "triton_repository",
     "unpack",
     "verify",
@@ -52,11 +56,13 @@ _VERBS = {
     "calibrate": ("vggt_deploy.quantize.calibration", "collect_statistics"),
     "compare": ("vggt_deploy.compare", "compare"),
     "diagnose": ("vggt_deploy.doctor", "diagnose"),
+    "evaluate": ("vggt_deploy.train.evaluate", "evaluate"),
     "export": ("vggt_deploy.export", "export"),
     "inspect": ("vggt_deploy.engines.inspect", "inspect_engine"),
     "rebuild": ("vggt_deploy.ship.rebuild", "rebuild"),
     "run": ("vggt_deploy.engines.run", "run"),
     "schemes": ("vggt_deploy.quantize.targets", "scheme_rows"),
+    "train": ("vggt_deploy.train.pipeline", "train"),
     "triton_repository": ("vggt_deploy.ship.triton", "write_triton_repository"),
     "unpack": ("vggt_deploy.ship.verify", "unpack"),
     "verify": ("vggt_deploy.ship.verify", "verify"),

@@ -8,7 +8,8 @@ which the work passes them:
     colour    what a camera may do to the colours     losses    what is minimised
     batches   the scenes of one step, and their truth loop      the steps
     state     checkpoints and the log                 pipeline  all of it
-    baseline  the best constant prediction            evaluate  scores on scenes never trained on
+    scoring   a model against the truth               baseline  the best constant answer
+    evaluate  both, on scenes that were never trained on
 """
 
 from __future__ import annotations
@@ -16,15 +17,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vggt_deploy.train.evaluate import Scores as Scores
+    from vggt_deploy.train.evaluate import evaluate as evaluate
     from vggt_deploy.train.pipeline import TrainResult as TrainResult
     from vggt_deploy.train.pipeline import train as train
 
-__all__ = ["TrainResult", "train"]
+_HOMES = {
+    "Scores": "evaluate",
+    "TrainResult": "pipeline",
+    "evaluate": "evaluate",
+    "train": "pipeline",
+}
+
+__all__ = ["Scores", "TrainResult", "evaluate", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from vggt_deploy.train import pipeline
+    from importlib import import_module
 
-    return getattr(pipeline, name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

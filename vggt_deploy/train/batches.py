@@ -21,9 +21,6 @@ from vggt_deploy.train.colour import augment_colours, plain_colours
 from vggt_deploy.train.pool import ScenePool
 from vggt_deploy.train.recipe import TrainingRecipe
 
-# A view of which fewer pixels than this are known gives no scale.
-LEAST_KNOWN_PIXELS = 16
-
 
 @dataclass(frozen=True)
 class Scenes:
@@ -185,11 +182,11 @@ def mean_distance(points: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDAr
     """Mean distance [B] of the valid points [B, S, H, W, 3] from the origin.
 
     Raises:
-        ValueError: a scene has too few known pixels to have a size.
+        ValueError: nothing is known of a scene, so it has no size. (The pool holds no such view.)
     """
     count = valid.sum(axis=(1, 2, 3))
-    if count.min() < LEAST_KNOWN_PIXELS:
-        raise ValueError(f"a scene has only {count.min()} pixels of known depth")
+    if count.min() == 0:
+        raise ValueError("a scene has no pixel of known depth")
     distance = np.sqrt(np.einsum("...i,...i->...", points, points))  # 0 where it is not valid
     mean: NDArray[np.float64] = distance.sum(axis=(1, 2, 3), dtype=np.float64) / count
     return mean

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from vggt_deploy.train.forward import TrainingForward
 from vggt_deploy.train.losses import TargetTensors, training_losses
 from vggt_deploy.train.pool import ScenePool
 from vggt_deploy.train.recipe import OptimizerRecipe, TrainingRecipe
-from vggt_deploy.train.scoring import SceneTruth, model_metrics
+from vggt_deploy.train.scoring import SceneTruth, model_metrics, single_threads
 from vggt_deploy.train.state import (
     Checkpoint,
     LogRow,
@@ -202,7 +202,7 @@ def run_steps(
     recipe = trainer.recipe
     start_log(run, trainer.step)
     since_s, since_step = time.perf_counter(), trainer.step
-    with _shard_threads(threads) as executor, _interrupts() as interrupted:
+    with single_threads(threads) as executor, _interrupts() as interrupted:
         while trainer.step < recipe.steps:
             trainer.train_step(executor)
             step, last = trainer.step, trainer.step == recipe.steps
@@ -247,20 +247,6 @@ def _log_row(
         abs_rel=mean.abs_rel,
         point_error=mean.point_error,
     )
-
-
-@contextmanager
-def _shard_threads(threads: int) -> Iterator[Executor]:
-    """Workers of one thread each; the caller's own operators have one as well meanwhile."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(
-            threads, thread_name_prefix="shard", initializer=torch.set_num_threads, initargs=(1,)
-        ) as executor:
-            yield executor
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

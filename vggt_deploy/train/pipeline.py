@@ -20,6 +20,7 @@ from vggt_deploy.errors import ArtifactError
 from vggt_deploy.model.config import get_config
 from vggt_deploy.model.vggt import VGGT
 from vggt_deploy.progress import Progress, silent
+from vggt_deploy.train.evaluate import SCORED_SCENES, Scores, evaluate
 from vggt_deploy.train.initial import initial_model
 from vggt_deploy.train.loop import Trainer, run_steps
 from vggt_deploy.train.pool import Renderer, ensure_pool, render_scene, worker_count
@@ -39,6 +40,7 @@ class TrainResult:
     folder: Path
     steps: int
     seconds: float
+    scores: Scores
 
 
 def train(
@@ -50,8 +52,11 @@ def train(
     threads: int | None = None,
     progress: Progress | None = None,
     render: Renderer = render_scene,
+    scored_scenes: int = SCORED_SCENES,
 ) -> TrainResult:
     """Train by a recipe, with the scenes in `cache` (rendered first where missing), into `run`.
+
+    `scored_scenes` is how many scenes of each set the weights are scored on at the end.
 
     Raises:
         ArtifactError: `run` holds something, or with `resume` no checkpoint of this recipe; or
@@ -81,7 +86,16 @@ def train(
         scored = validation_scenes(recipe, render)
         run_steps(trainer, run, scored, threads=workers, progress=report)
         write_model(run / MODEL_FILE, trainer.model, recipe)
-    return TrainResult(run, recipe.steps, time.perf_counter() - begun_s)
+        scores = evaluate(
+            run / MODEL_FILE,
+            config=recipe.config,
+            size=(recipe.scenes.height, recipe.scenes.width),
+            scenes=scored_scenes,
+            threads=workers,
+            output_dir=run,
+            progress=report,
+        )
+    return TrainResult(run, recipe.steps, time.perf_counter() - begun_s, scores)
 
 
 def validation_scenes(recipe: TrainingRecipe, render: Renderer) -> list[SceneTruth]:

@@ -17,8 +17,11 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +37,7 @@ from vggt_deploy.train.recipe import SceneRecipe
 KEY_FILE = "pool.json"
 DONE_FILE = "done.npy"
 CHUNK = 8  # scenes that a worker renders between two syncs
+LEAST_KNOWN_PIXELS = 16  # of a view; a scene of which nothing is known has no scale
 _STALE_FIX = "give another folder with --cache, or delete this one"
 
 
@@ -180,15 +184,34 @@ def _rendered(
         return
     # Spawned, not forked: this process may hold torch's threads, and a fork would copy their locks.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as executor:
+    count = min(workers, len(chunks))
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_worker_begins) as executor:
         jobs = {executor.submit(_render_chunk, cache, scenes, chunk, render) for chunk in chunks}
         try:
             while jobs:
                 finished, jobs = wait(jobs, return_when=FIRST_COMPLETED)
                 for job in finished:
                     yield job.result()
+        except BrokenProcessPool as error:
+            raise ArtifactError(
+                "a process that renders scenes was killed",
+                "run it again, it goes on where it stopped; with fewer --threads if memory ran out",
+            ) from error
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _worker_begins() -> None:
+    """Ctrl-C is the parent's to handle, and a parent that was killed takes its workers along."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _render_chunk(
@@ -198,6 +221,9 @@ def _render_chunk(
     arrays = {name: np.load(cache / f"{name}.npy", mmap_mode="r+") for name in _DTYPES}
     for seed in seeds:
         views = render(seed, scenes)
+        known = np.isfinite(views.depth).sum(axis=(1, 2))
+        if known.min() < LEAST_KNOWN_PIXELS:
+            raise ValueError(f"scene {seed} has a view with {known.min()} pixels of known depth")
         for name, array in arrays.items():
             # Depths beyond float16's 65504 m become inf: not known, which is what they are.
             with np.errstate(over="ignore"):

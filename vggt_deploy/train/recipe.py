@@ -13,6 +13,7 @@ import dataclasses
 import json
 import math
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -209,6 +210,12 @@ def recipe_toml(recipe: TrainingRecipe) -> str:
         else:
             lines.append(f"{key} = {_toml(value)}\n")
     return "".join([*lines, *tables])
+
+
+def changed_recipe(recipe: TrainingRecipe, changes: Mapping[str, int | str]) -> TrainingRecipe:
+    """The recipe with other values at its top level, as strictly checked as one from a file."""
+    table = {**tomllib.loads(recipe_toml(recipe)), **changes}
+    return cast(TrainingRecipe, typed_json.decode(TrainingRecipe, table, "recipe", _refuse))
 
 
 def _toml(value: Any) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from vggt_deploy.model.vggt import VGGT
 from vggt_deploy.train.pool import Views
 
 SCORED_VIEWS = 4
+_OUTPUTS = ("pose_enc", "depth", "world_points")
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,23 @@ def model_metrics(
         with torch.no_grad():
             images = torch.from_numpy(scene.images).permute(0, 3, 1, 2).float() / 255
             outputs = model(images)
-        names = ("pose_enc", "depth", "world_points")
-        return truth_metrics({name: outputs[name].numpy() for name in names}, scene)
+        return truth_metrics({name: outputs[name].numpy() for name in _OUTPUTS}, scene)
 
     return list(executor.map(measure, scenes))
+
+
+@contextmanager
+def single_threads(count: int) -> Iterator[Executor]:
+    """`count` workers with one thread inside each operator; the caller has one as well meanwhile.
+
+    What a worker computes then does not depend on how many there are.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(
+            count, thread_name_prefix="torch", initializer=torch.set_num_threads, initargs=(1,)
+        ) as executor:
+            yield executor
+    finally:
+        torch.set_num_threads(before)
