@@ -210,7 +210,7 @@ def test_pictures_without_pose_and_poses_without_picture(copy: Path) -> None:
     assert [frame.name[4:8] for frame in read.frames] == ["0000", "0002", "0003"]
     assert read.without_pose == (pictures / "DSC_0009.JPG",)
     assert "without a pose: DSC_0009.JPG" in read.note
-    assert "1 poses without a picture" in read.note
+    assert "1 more poses in the calibration" in read.note
 
 
 def test_frames_are_in_the_order_of_names_whatever_the_files_order(copy: Path) -> None:

@@ -422,6 +422,19 @@ def test_a_picture_without_a_pose_is_named(scene: Path, tmp_path: Path) -> None:
         ground_truth(batch.paths, batch.placements, HEIGHT, WIDTH)
 
 
+def test_only_the_pictures_in_question_must_be_whole(scene: Path, tmp_path: Path) -> None:
+    """A broken file that was left out of the batch is nobody's concern."""
+    folder = shutil.copytree(scene, tmp_path / "scene")
+    (folder / PICTURES / "DSC_0002.JPG").write_bytes(b"broken")
+    paths = sorted((folder / PICTURES).iterdir())
+    batch = load_images(paths, width=WIDTH, height=HEIGHT, skip_bad=True)
+    truth = ground_truth(batch.paths, batch.placements, HEIGHT, WIDTH)
+    assert truth is not None
+    assert len(truth.extrinsic) == 3
+    assert agreement(truth, batch.pixels)[0] > 0.75
+    assert "1 more poses in the calibration" in truth.note
+
+
 def test_frames_without_depth(scene: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(scene, tmp_path / "scene")
     depths = sorted((folder / "ground_truth_depth" / "dslr_images_undistorted").iterdir())

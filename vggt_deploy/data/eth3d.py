@@ -24,7 +24,7 @@ from PIL import Image
 
 from vggt_deploy.data import colmap
 from vggt_deploy.data.colmap import ColmapCamera, ColmapImage
-from vggt_deploy.data.folders import find_images, natural_key
+from vggt_deploy.data.folders import find_images
 from vggt_deploy.data.scene_points import scene_points
 from vggt_deploy.errors import SceneError
 from vggt_deploy.geometry import Doubles
@@ -71,7 +71,7 @@ class Eth3dFrame:
 
 @dataclass(frozen=True)
 class Eth3dScene:
-    """The pictures of a scene that have a pose, by name, and those that have none."""
+    """The pictures of a scene that have a pose, in the order of names, and those that have none."""
 
     root: Path
     frames: tuple[Eth3dFrame, ...]
@@ -111,7 +111,7 @@ def read_scene(folder: Path | str) -> Eth3dScene:
     """The scene that `folder` means: its root, a folder above it, or its pictures' folder.
 
     Calibration, picture sizes and depth sizes must agree: a SceneError names the file that does
-    not. Poses whose pictures are not there are left out, and counted in the note.
+    not. Poses without a picture are counted in the note, pictures without a pose named there.
     """
     found = find_images(folder)
     places = scene_of(found.root)
@@ -121,22 +121,27 @@ def read_scene(folder: Path | str) -> Eth3dScene:
             f"the pictures in {found.root} have no calibration: {why}",
             f"give a scene with {CALIBRATION}/{colmap.CAMERAS} and {colmap.IMAGES}",
         )
+    scene = read_frames(places, found.paths)
+    if not scene.frames:
+        raise SceneError(
+            f"no picture of {places.pictures} is in {places.calibration / colmap.IMAGES}",
+            "give the calibration that belongs to these pictures",
+        )
+    return scene
+
+
+def read_frames(places: SceneFolders, paths: Sequence[Path]) -> Eth3dScene:
+    """The scene of these pictures alone, in their order; the others need not be whole."""
     cameras, images = read_calibration(places.calibration)
     frames, without_pose = [], []
-    for path in found.paths:
+    for path in paths:
         image = images.get(path.name)
         if image is None:
             without_pose.append(path)
         else:
             frames.append(_frame(path, image, cameras[image.camera_id], places.depth))
-    if not frames:
-        raise SceneError(
-            f"no picture of {places.pictures} is in {places.calibration / colmap.IMAGES}",
-            "give the calibration that belongs to these pictures",
-        )
-    frames.sort(key=lambda frame: natural_key(frame.name))
-    absent = len(images) - len(frames)
-    note = _note(places, frames, without_pose, absent)
+    others = len(images.keys() - {path.name for path in paths})
+    note = _note(places, frames, without_pose, others)
     return Eth3dScene(places.root, tuple(frames), tuple(without_pose), note)
 
 
@@ -275,7 +280,7 @@ def _note(
     places: SceneFolders,
     frames: Sequence[Eth3dFrame],
     without_pose: Sequence[Path],
-    absent: int,
+    others: int,
 ) -> str:
     with_depth = sum(frame.depth is not None for frame in frames)
     parts = [f"cameras from {places.calibration}", f"depth of {with_depth} of {len(frames)} frames"]
@@ -283,8 +288,8 @@ def _note(
         names = ", ".join(path.name for path in without_pose[:_LISTED])
         more = ", ..." if len(without_pose) > _LISTED else ""
         parts.append(f"without a pose: {names}{more}")
-    if absent:
-        parts.append(f"{absent} poses without a picture")
+    if others:
+        parts.append(f"{others} more poses in the calibration")
     if not with_depth and (places.root / DEPTH / DISTORTED).is_dir():
         parts.append(f"{DEPTH}/{DISTORTED} belongs to the distorted pictures and is not used")
     return "; ".join(parts)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_deploy.data.eth3d import Eth3dFrame, Eth3dScene, read_depth, read_scene, scene_of
+from vggt_deploy.data.eth3d import Eth3dFrame, read_depth, read_frames, scene_of
 from vggt_deploy.data.eth3d import why_without_calibration as _why_without_calibration
 from vggt_deploy.data.images import Placement
 from vggt_deploy.errors import SceneError, UsageError
@@ -53,10 +53,16 @@ def ground_truth(
             f"{len(placements)} placements for {len(paths)} pictures",
             "give paths and placements of one ImageBatch",
         )
-    if no_truth_because(paths) is not None:
+    places = scene_of(paths[0].parent)
+    if places is None or no_truth_because(paths) is not None:
         return None
-    scene = read_scene(paths[0].absolute().parent)
-    frames = [_frame_of(scene, path) for path in paths]
+    scene = read_frames(places, paths)
+    if scene.without_pose:
+        raise SceneError(
+            f"{scene.without_pose[0]} has no pose in {places.calibration}",
+            "leave the picture out of the folder, or take its line from the data set",
+        )
+    frames = scene.frames
     for frame, place in zip(frames, placements, strict=True):
         _check_placement(frame, place)
     return GroundTruth(
@@ -109,16 +115,6 @@ def _nearest(
     at = np.arange(frame, dtype=np.int64) - offset
     inside = (at >= 0) & (at < resized)
     return (2 * at + 1) * stored // (2 * resized), inside
-
-
-def _frame_of(scene: Eth3dScene, path: Path) -> Eth3dFrame:
-    for frame in scene.frames:
-        if frame.name == path.name:
-            return frame
-    raise SceneError(
-        f"{path} has no pose in the calibration of {scene.root}",
-        "leave the picture out of the folder, or take its line from the data set",
-    )
 
 
 def _check_placement(frame: Eth3dFrame, place: Placement) -> None:
