@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vggt_deploy.build import build as build
     from vggt_deploy.compare import compare as compare
+    from vggt_deploy.data.scenes import write_scenes as scene
     from vggt_deploy.doctor import diagnose as diagnose
     from vggt_deploy.engines.inspect import inspect_engine as inspect
     from vggt_deploy.engines.run import run as run
@@ -42,6 +43,7 @@ __all__ = [
     "inspect",
     "rebuild",
     "run",
+    "scene",
     "schemes",
     "train",
     "triton_repository",
@@ -61,6 +63,7 @@ _VERBS = {
     "inspect": ("vggt_deploy.engines.inspect", "inspect_engine"),
     "rebuild": ("vggt_deploy.ship.rebuild", "rebuild"),
     "run": ("vggt_deploy.engines.run", "run"),
+    "scene": ("vggt_deploy.data.scenes", "write_scenes"),
     "schemes": ("vggt_deploy.quantize.targets", "scheme_rows"),
     "train": ("vggt_deploy.train.pipeline", "train"),
     "triton_repository": ("vggt_deploy.ship.triton", "write_triton_repository"),
