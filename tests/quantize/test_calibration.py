@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,39 @@ def test_the_histogram_is_of_what_goes_in(layer: str, pictures: Path, tmp_path: 
     np.testing.assert_allclose(mine, exact, rtol=0.03)
     other = np.abs(inputs_of("aggregator.frame_blocks.0.attn.qkv", pictures))
     assert not np.allclose(mine, np.quantile(other, [0.5, 0.99]), rtol=0.03)
+
+
+def counted(*statistics: Statistics) -> dict[int, int]:
+    """Bin -> count of one layer, of all of them together."""
+    total: Counter[int] = Counter()
+    for one in statistics:
+        found = one.layers[FC1]
+        total.update(dict(zip(found.bins.tolist(), found.counts.tolist(), strict=True)))
+    return total
+
+
+def test_a_folder_of_scenes_is_its_scenes_one_after_the_other(tmp_path: Path) -> None:
+    scenes = tmp_path / "scenes"
+    for name, count in (("a", 3), ("b", 2)):
+        folder = scenes / name / "images" / "dslr_images_undistorted"
+        folder.parent.mkdir(parents=True)
+        draw_pictures(folder, count)
+    together = collect(scenes, tmp_path / "s", frames_per_pass=3)
+    apart = [collect(scenes / name, tmp_path / name, frames_per_pass=3) for name in ("a", "b")]
+    assert list(together.images) == [
+        *(f"a/images/dslr_images_undistorted/img{i}.png" for i in range(3)),
+        *(f"b/images/dslr_images_undistorted/img{i}.png" for i in range(2)),
+    ]
+    assert counted(together) == counted(*apart)
+    # The same five views in one pass see each other, and that shows.
+    flat = draw_pictures(tmp_path / "flat", 3)
+    for i in range(2):
+        (flat / f"other{i}.png").write_bytes((flat / f"img{i}.png").read_bytes())
+    mixed = collect(flat, tmp_path / "m", frames_per_pass=5)
+    assert sum(counted(mixed).values()) == sum(counted(together).values())
+    assert counted(mixed) != counted(together)
+    few = collect(scenes, tmp_path / "t", max_images=1)
+    assert len(few.images) == 2  # of each scene
 
 
 def test_every_linear_is_observed_and_kept(pictures: Path, tmp_path: Path) -> None:

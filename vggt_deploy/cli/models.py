@@ -17,7 +17,6 @@ from vggt_deploy.cli.arguments import (
     Config,
     Exclude,
     Height,
-    Images,
     Include,
     Json,
     MaxImages,
@@ -55,7 +54,12 @@ def schemes(as_json: Json = False) -> None:
 
 @app.command()
 def calibrate(
-    images: Images,
+    images: Annotated[
+        Path,
+        typer.Option(
+            "--images", help="A folder of images, an ETH3D scene, or a folder of ETH3D scenes."
+        ),
+    ],
     output: Output,
     model: Model = options.DEFAULT_MODEL,
     height: Height = None,

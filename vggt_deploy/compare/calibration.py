@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vggt_deploy.compare.variants import Variant
-from vggt_deploy.data.folders import find_images
+from vggt_deploy.data.folders import find_all_images
 from vggt_deploy.errors import UsageError
 from vggt_deploy.manifest import hash_file
 from vggt_deploy.quantize.histogram import DEFAULT_METHOD, parse_method
@@ -77,5 +77,6 @@ def ask_calibration(
     folder = Path(calibrate).expanduser().absolute()
     if holds_statistics(folder):
         return CalibrationQuestion(folder, method, True, load_statistics(folder).images)
-    content = {path.name: hash_file(path) for path in find_images(folder).paths}
+    views = {name: path for scene in find_all_images(folder) for name, path in scene.items()}
+    content = {name: hash_file(path) for name, path in views.items()}
     return CalibrationQuestion(folder, method, False, content)

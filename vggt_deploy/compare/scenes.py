@@ -19,20 +19,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_deploy.data.folders import (
-    ETH3D_FOLDERS,
-    NOT_PHOTOGRAPHS,
-    ImageFolder,
-    find_images,
-    natural_key,
-)
+from vggt_deploy.data.folders import ETH3D_FOLDERS, ImageFolder, find_images, scene_roots
 from vggt_deploy.data.ground_truth import GroundTruth, ground_truth, no_truth_because
 from vggt_deploy.data.images import load_images
 from vggt_deploy.errors import UsageError
 from vggt_deploy.records import FramesRange
 
 FRAMES_AT_LEAST = 16  # what the kept artifacts accept, so that they are of use afterwards
-_DEEPEST = 2  # folders between --scenes DIR and a scene: <scene>_dslr_undistorted/<scene>
 _LISTED = 6
 
 
@@ -184,26 +177,6 @@ def find_scenes(
         for name, folder in zip(names, folders, strict=True)
     ]
     return tuple(FoundScene(name, images) for name, images in zip(names, found, strict=True))
-
-
-def scene_roots(folder: Path) -> tuple[Path, ...]:
-    """The ETH3D scenes in `folder`, in natural order; the folder itself where there is none."""
-    folder = folder.expanduser().absolute()
-    patterns = [
-        f"{'*/' * depth}{images}{name}"
-        for depth in range(_DEEPEST + 1)
-        for images in ("images/", "")
-        for name in ETH3D_FOLDERS
-    ]
-    roots: set[Path] = set()
-    for pattern in patterns:
-        for pictures in folder.glob(pattern):
-            inside = {part.lower() for part in pictures.relative_to(folder).parts}
-            if pictures.is_dir() and not inside & NOT_PHOTOGRAPHS:
-                parent = pictures.parent
-                roots.add(parent.parent if parent.name == "images" else parent)
-    ordered = sorted(roots, key=lambda root: natural_key(str(root)))
-    return tuple(ordered) or (folder,)
 
 
 def read_scenes(

@@ -36,6 +36,7 @@ ETH3D_FOLDERS = ("dslr_images_undistorted", "dslr_images")
 NOT_PHOTOGRAPHS = frozenset({"ground_truth_depth", "masks_for_images", "__macosx"})
 _DEPTH_NAME = re.compile(r"[._-]depth\.png$", re.IGNORECASE)
 _DOUBLE_SUFFIX = re.compile(r"^(?P<single>.+\.(?:jpe?g|png))\.(?:jpe?g|png)$", re.IGNORECASE)
+_DEEPEST = 2  # folders between a folder of scenes and a scene: <scene>_dslr_undistorted/<scene>
 _LISTED = 8
 
 
@@ -94,6 +95,41 @@ def find_images(root: Path | str, *, max_images: int | None = None) -> ImageFold
     if len(paths) < len(chosen.pictures):
         note += f"; the first {len(paths)} by name are taken"
     return ImageFolder(paths=paths, root=chosen.folder, note=note)
+
+
+def scene_roots(folder: Path) -> tuple[Path, ...]:
+    """The ETH3D scenes in `folder`, in natural order; the folder itself where there is none."""
+    folder = folder.expanduser().absolute()
+    patterns = [
+        f"{'*/' * depth}{images}{name}"
+        for depth in range(_DEEPEST + 1)
+        for images in ("images/", "")
+        for name in ETH3D_FOLDERS
+    ]
+    roots: set[Path] = set()
+    for pattern in patterns:
+        for pictures in folder.glob(pattern):
+            inside = {part.lower() for part in pictures.relative_to(folder).parts}
+            if pictures.is_dir() and not inside & NOT_PHOTOGRAPHS:
+                parent = pictures.parent
+                roots.add(parent.parent if parent.name == "images" else parent)
+    ordered = sorted(roots, key=lambda root: natural_key(str(root)))
+    return tuple(ordered) or (folder,)
+
+
+def find_all_images(folder: Path, *, max_images: int | None = None) -> tuple[dict[str, Path], ...]:
+    """The pictures of one scene or of several, name -> path; the first `max_images` of each scene.
+
+    A picture of one scene is named by its file. In several, which repeat such names, it is named by
+    its path below `folder`.
+    """
+    _require_folder(folder)
+    roots = scene_roots(folder)
+    scenes = [find_images(root, max_images=max_images).paths for root in roots]
+    if len(scenes) == 1:
+        return ({path.name: path for path in scenes[0]},)
+    top = folder.expanduser().absolute()
+    return tuple({path.relative_to(top).as_posix(): path for path in paths} for paths in scenes)
 
 
 def _require_folder(root: Path) -> None:

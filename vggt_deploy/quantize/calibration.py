@@ -17,7 +17,7 @@ the number that will be run together, calibrate best.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from vggt_deploy.artifact import writing
-from vggt_deploy.data.folders import find_images
+from vggt_deploy.data.folders import find_all_images
 from vggt_deploy.data.images import Mode, load_images
 from vggt_deploy.errors import (
     ArtifactError,
@@ -64,7 +64,10 @@ _CHUNK = 1 << 22  # values at a time: the scratch stays at 16 MiB beside inputs 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Which images to calibrate on, and how they are brought to (height, width) in pixels."""
+    """Which images to calibrate on, and how they are brought to (height, width) in pixels.
+
+    `folder` may hold several ETH3D scenes: no pass mixes them, `max_images` is for each.
+    """
 
     folder: Path
     height: int
@@ -128,20 +131,24 @@ def observe(
         raise UsageError(
             f"frames_per_pass is {pictures.frames_per_pass}", "use 1 view a pass or more"
         )
-    found = find_images(pictures.folder, max_images=pictures.max_images)
+    scenes = find_all_images(Path(pictures.folder), max_images=pictures.max_images)
     heads = _heads(config, source)
     check_keys(source, config, heads)
     report = progress or silent
-    report("calibrate", 0, len(found.paths))
+    total, done = sum(map(len, scenes)), 0
+    report("calibrate", done, total)
     model = load_model(source, config, heads=heads, folded=True)
     observers = _attach(model)
     hashes: dict[str, str] = {}
     skipped: list[str] = []
-    for first, last in _passes(len(found.paths), pictures.frames_per_pass):
-        seen, unreadable = _show(model, found.paths[first:last], pictures)
-        hashes |= seen
-        skipped += unreadable
-        report("calibrate", last, len(found.paths))
+    for scene in scenes:
+        views = list(scene.items())
+        for first, last in _passes(len(views), pictures.frames_per_pass):
+            seen, unreadable = _show(model, dict(views[first:last]), pictures)
+            hashes |= seen
+            skipped += unreadable
+            done += last - first
+            report("calibrate", done, total)
     if not hashes:
         raise ImageError(f"no image can be used: {skipped[0]}", "give other images")
     return Statistics(
@@ -235,12 +242,12 @@ def _passes(images: int, per_pass: int) -> Iterator[tuple[int, int]]:
 
 
 def _show(
-    model: VGGT, paths: Sequence[Path], pictures: Pictures
+    model: VGGT, views: Mapping[str, Path], pictures: Pictures
 ) -> tuple[dict[str, str], list[str]]:
     """One pass, whose pixels are gone afterwards: hashes of the images, and which were left out."""
     try:
         batch = load_images(
-            paths,
+            tuple(views.values()),
             mode=pictures.mode,
             width=pictures.width,
             height=pictures.height,
@@ -249,7 +256,8 @@ def _show(
     except ImageError as error:
         if not pictures.skip_bad:
             raise
-        return {}, [f"{path.name}: {error.message}" for path in paths]
+        return {}, [f"{name}: {error.message}" for name in views]
     model(torch.from_numpy(batch.pixels)[None])
-    hashes = {path.name: sha for path, sha in zip(batch.paths, batch.sha256, strict=True)}
-    return hashes, [f"{item.path.name}: {item.reason}" for item in batch.skipped]
+    names = {path: name for name, path in views.items()}
+    hashes = {names[path]: sha for path, sha in zip(batch.paths, batch.sha256, strict=True)}
+    return hashes, [f"{names[item.path]}: {item.reason}" for item in batch.skipped]
