@@ -1,7 +1,8 @@
 # Each target sets itself up: a virtual environment in .venv with the versions of constraints.txt.
 #
-#   make demo                 own sample pictures -> every scheme x PyTorch, ONNX Runtime -> report
+#   make demo                 rendered scenes -> vggt-nano, every scheme x PyTorch, ONNX Runtime -> report
 #   make demo IMAGES=folder   the same on your pictures (CALIBRATE=folder: static activations too)
+#   make demo SCENES=folder   on your scenes with truth, in ETH3D's layout
 #   make test                 ruff, mypy, pytest (what CI runs)
 #   make bench                times, memory and sizes at VGGT-1B shape; 25 GB of disk, 15 GB of memory
 #   make bench-rtx            engines of every scheme by TensorRT-RTX, no GPU needed: seconds, memory, bytes
@@ -15,17 +16,23 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo
 IMAGES ?=
+SCENES ?=
 # Other pictures of the same kind, for static activations; the demo renders its own.
 CALIBRATE ?=
-MODEL ?= random:vggt-small
+MODEL ?= vggt-nano
 SCHEMES ?= all
-# Small, so that every variant of the demo takes seconds; 518 is what VGGT was trained with.
-WIDTH ?= 224
+# Empty: what the model works at.
+WIDTH ?=
+# Of each scene.
+VIEWS ?= 4
 REPEATS ?= 3
+# More options of `vggt-deploy compare`, such as --gate.
+DEMO_ARGS ?=
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-CALIBRATION = $(or $(CALIBRATE),$(if $(IMAGES),,$(DEMO)/calibration))
+OWN = $(IMAGES)$(SCENES)
+CALIBRATION = $(or $(CALIBRATE),$(if $(OWN),,$(DEMO)/calibrate))
 
 .PHONY: demo test bench bench-rtx bench-gpu lint clean setup
 .DEFAULT_GOAL := test
@@ -41,16 +48,23 @@ $(STAMP): pyproject.toml constraints.txt
 	  --constraint constraints.txt --editable '.[cpu,rtx,test]'
 	@touch $@
 
-# Only demo/report and the sample pictures are replaced; your folder in IMAGES is only read.
+# Seeds from 1 000 000 on are in no training, the family held-out is in none at all, and what static
+# activations are calibrated on is in neither. Only demo/report and the rendered scenes are replaced;
+# your folders are only read.
 demo: $(STAMP)
-	@if [ -z '$(IMAGES)' ]; then \
-	  $(BIN)/vggt-deploy sample-images --overwrite -o $(DEMO)/images && \
-	  $(BIN)/vggt-deploy sample-images --overwrite --seed 1 -o $(DEMO)/calibration; \
+	@if [ -z '$(OWN)' ]; then \
+	  $(BIN)/vggt-deploy scene --overwrite --views $(VIEWS) --count 8 --seed 1000000 \
+	    -o $(DEMO)/scenes/unseen && \
+	  $(BIN)/vggt-deploy scene --overwrite --views $(VIEWS) --count 8 --seed 2000000 \
+	    --family held-out -o $(DEMO)/scenes/held-out && \
+	  $(BIN)/vggt-deploy scene --overwrite --views $(VIEWS) --count 8 --seed 3000000 \
+	    -o $(DEMO)/calibrate; \
 	fi
 	$(BIN)/vggt-deploy compare --overwrite --model '$(MODEL)' --schemes '$(SCHEMES)' \
-	  --runtimes torch,onnxruntime --max-images 5 --width $(WIDTH) --repeats $(REPEATS) \
-	  $(if $(CALIBRATION),--calibrate '$(CALIBRATION)') \
-	  --images '$(if $(IMAGES),$(IMAGES),$(DEMO)/images)' -o $(DEMO)/report
+	  --runtimes torch,onnxruntime --max-images $(VIEWS) --repeats $(REPEATS) \
+	  $(if $(WIDTH),--width $(WIDTH)) $(if $(CALIBRATION),--calibrate '$(CALIBRATION)') \
+	  $(if $(IMAGES),--images '$(IMAGES)',--scenes '$(or $(SCENES),$(DEMO)/scenes)') \
+	  $(DEMO_ARGS) -o $(DEMO)/report
 	@echo 'Plots:    $(DEMO)/report/comparison_plots.png'
 	@echo 'Summary:  $(DEMO)/report/comparison_summary.txt'
 	@echo 'Numbers:  $(DEMO)/report/comparison_report.json'

@@ -31,7 +31,7 @@ from bench.rows import ROWS, TORCH_FP32, Row, choose, disk_bytes, memory_bytes, 
 from vggt_deploy.artifact import locked, require_free_space
 from vggt_deploy.compare.environment import describe_environment, usable_cpus
 from vggt_deploy.compare.jobs import write_json
-from vggt_deploy.data.samples import write_sample_images
+from vggt_deploy.data.scenes import write_scenes
 from vggt_deploy.errors import ArtifactError, DeployError, UsageError
 
 SCHEMA = 1
@@ -173,9 +173,13 @@ def _prepare(question: Question, places: Places, settings: Settings) -> None:
     images = np.random.default_rng(SEED).random(shape, dtype=np.float32)
     np.save(places.images, images)
     if any(row.calibrated for row in question.rows):
-        places.pictures.mkdir()
-        size = (question.width, question.height)
-        write_sample_images(places.pictures, count=CALIBRATION_PICTURES, seed=SEED, size=size)
+        write_scenes(
+            places.pictures,
+            seed=SEED,
+            views=CALIBRATION_PICTURES,
+            width=question.width,
+            height=question.height,
+        )
 
 
 def _make(

@@ -30,14 +30,15 @@ def find_device() -> Answer:
 
 
 def make_images(folder: str, arrays: str, count: int, height: int, width: int) -> Answer:
-    """Views of the sample room as PNG, and as the one array that every subject is given."""
+    """A rendered scene as pictures, and as the one array that every subject is given."""
+    from vggt_deploy.data.folders import find_images
     from vggt_deploy.data.images import load_images
-    from vggt_deploy.data.samples import write_sample_images
+    from vggt_deploy.data.scenes import write_scenes
 
     calibration = Path(folder) / "calibration"
-    size = (width, height)
-    paths = write_sample_images(Path(folder) / "all", count, size=size)
-    write_sample_images(calibration, CALIBRATION_IMAGES, size=size)
+    write_scenes(Path(folder) / "all", views=count, width=width, height=height)
+    write_scenes(calibration, views=CALIBRATION_IMAGES, width=width, height=height)
+    paths = find_images(Path(folder) / "all").paths
     np.save(arrays, load_images(paths, height=height, width=width).pixels[None])
     return {"images": count, "calibration": str(calibration)}
 

@@ -16,11 +16,11 @@ def calibrate(model: str, folder: str, height: int, width: int) -> Answer:
     """Statistics for static activations, of a few rendered pictures: their values don't matter
     here, as neither size nor types depend on them.
     """
-    from vggt_deploy.data.samples import write_sample_images
+    from vggt_deploy.data.scenes import write_scenes
     from vggt_deploy.quantize.calibration import collect_statistics
 
     pictures = Path(folder) / "pictures"
-    write_sample_images(pictures, _CALIBRATION_PICTURES)
+    write_scenes(pictures, views=_CALIBRATION_PICTURES)
     collect_statistics(
         model, pictures, output_dir=Path(folder) / "statistics", height=height, width=width
     )

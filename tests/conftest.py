@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from vggt_deploy.data.synthetic import render_views
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -20,6 +24,22 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def repository() -> Path:
     """The root of the repository."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def write_pictures() -> Callable[..., tuple[Path, ...]]:
+    """`write_pictures(folder, count, size=(width, height))`: views of one rendered room, as PNG."""
+
+    def write(folder: Path, count: int, *, size: tuple[int, int]) -> tuple[Path, ...]:
+        width, height = size
+        drawn = render_views(0, views=count, height=height, width=width, family="room")
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = tuple(folder / f"view_{index:03d}.png" for index in range(count))
+        for path, image in zip(paths, drawn.images, strict=True):
+            Image.fromarray(image).save(path)
+        return paths
+
+    return write
 
 
 @pytest.fixture(scope="session")

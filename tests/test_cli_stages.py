@@ -46,7 +46,7 @@ def listing(folder: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures") / "views"
-    done = call("sample-images", "-o", folder, "--count", "4", "--size", "84x56")
+    done = call("scene", "-o", folder, "--views", "4", "--size", "84x56")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -82,8 +82,8 @@ def test_run_writes_depth_cameras_and_points(
         listing(tmp_path / "r")
     )
     cameras = json.loads((tmp_path / "r" / "cameras.json").read_text())
-    assert "view_002.png" in json.dumps(cameras)
-    assert "view_003.png" not in json.dumps(cameras)
+    assert "DSC_0002.JPG" in json.dumps(cameras)
+    assert "DSC_0003.JPG" not in json.dumps(cameras)
 
 
 def test_run_refuses_more_images_than_the_artifact_takes(

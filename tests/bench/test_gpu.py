@@ -23,6 +23,7 @@ from bench.gpu_steps import describe_engine, device_profile, export, make_images
 from bench.gpu_torch import torch_network
 from bench.process import Settings, StepResult
 from vggt_deploy.build.profiles import load_profile
+from vggt_deploy.data.folders import find_images
 from vggt_deploy.engines.device import cuda_device
 from vggt_deploy.errors import UsageError
 
@@ -290,7 +291,7 @@ def test_the_images_are_the_same_for_all(tmp_path: Path) -> None:
     batch = np.load(tmp_path / "images.npy")
     assert batch.shape == (1, 2, 3, 28, 42)
     assert batch.dtype == np.float32
-    assert len(list(Path(told["calibration"]).glob("*.png"))) == 4
+    assert len(find_images(told["calibration"]).paths) == 4
 
 
 def test_from_export_to_an_engine_with_its_proof(tmp_path: Path) -> None:

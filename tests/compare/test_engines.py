@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -342,13 +343,15 @@ def compare_tiny(folder: Path, **changes: Any) -> ComparisonReport:
     return compare("random:vggt-tiny", folder / "pictures", **request | changes)
 
 
-def test_tensorrt_rtx_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorrt_rtx_without_a_gpu(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write_pictures: Callable[..., tuple[Path, ...]],
+) -> None:
     """Exported, built and proven for real; that it was not run, and why, is in the row."""
-    from vggt_deploy.data.samples import write_sample_images
-
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # on a machine with a GPU the same test
     monkeypatch.setattr(pipeline, "draw_plots", lambda report: None)  # seconds each time
-    write_sample_images(tmp_path / "pictures", count=2, seed=0, size=(112, 84))
+    write_pictures(tmp_path / "pictures", 2, size=(112, 84))
     report = compare_tiny(tmp_path)
     row = report.rows[1]
     assert row.status == "not run"
@@ -384,8 +387,9 @@ def test_tensorrt_rtx_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.gpu
-def test_tensorrt_rtx_on_a_gpu(tmp_path: Path) -> None:
-    from vggt_deploy.data.samples import write_sample_images
+def test_tensorrt_rtx_on_a_gpu(
+    tmp_path: Path, write_pictures: Callable[..., tuple[Path, ...]]
+) -> None:
     from vggt_deploy.engines.device import cuda_device
 
     device = cuda_device()
@@ -393,7 +397,7 @@ def test_tensorrt_rtx_on_a_gpu(tmp_path: Path) -> None:
     here = tuple(int(part) for part in device.compute_capability.split("."))
     if here not in load_profile("portable-rtx").compute_capabilities:
         pytest.skip(f"portable-rtx is not for compute capability {device.compute_capability}")
-    write_sample_images(tmp_path / "pictures", count=2, seed=0, size=(112, 84))
+    write_pictures(tmp_path / "pictures", 2, size=(112, 84))
     row = compare_tiny(tmp_path).rows[1]
     assert (row.status, row.failure) == ("done", None)
     assert row.measured is not None

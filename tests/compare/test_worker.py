@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from vggt_deploy.errors import CompareError
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> ComparisonReport:
+def report(
+    tmp_path_factory: pytest.TempPathFactory, write_pictures: Callable[..., tuple[Path, ...]]
+) -> ComparisonReport:
     """One comparison of the tiny model, without and with ONNX Runtime."""
-    from vggt_deploy.data.samples import write_sample_images
-
     folder = tmp_path_factory.mktemp("compare")
-    write_sample_images(folder / "pictures", count=2, seed=0, size=(112, 84))
+    write_pictures(folder / "pictures", 2, size=(112, 84))
     return compare(
         "random:vggt-tiny",
         folder / "pictures",

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from vggt_deploy.data.images import load_images
-from vggt_deploy.data.samples import write_sample_images
 from vggt_deploy.engines import open_session, predict
 from vggt_deploy.engines.points import PointLimits, select_points
 from vggt_deploy.engines.predict import PointMap, derive
@@ -74,8 +73,10 @@ def test_nothing_is_made_up() -> None:
     assert only_pose.points is None
 
 
-def test_predict_runs_the_batch(make_artifact: MakeArtifact, tmp_path: Path) -> None:
-    paths = write_sample_images(tmp_path / "images", 2, size=(64, 48))
+def test_predict_runs_the_batch(
+    make_artifact: MakeArtifact, tmp_path: Path, write_pictures: Callable[..., tuple[Path, ...]]
+) -> None:
+    paths = write_pictures(tmp_path / "images", 2, size=(64, 48))
     batch = load_images(paths, width=56, height=42)
     made = predict(open_session(make_artifact()), batch)
     np.testing.assert_allclose(

@@ -12,20 +12,20 @@ import trimesh
 from PIL import Image
 
 from vggt_deploy.data.images import ImageBatch, load_images
-from vggt_deploy.data.samples import write_sample_images
 from vggt_deploy.engines.colour import INFERNO, NO_VALUE, inferno, linear_from_srgb
 from vggt_deploy.engines.outputs import to_original, write_depth
 from vggt_deploy.engines.run import RunResult, run
 from vggt_deploy.errors import ArtifactError, ImageError, RuntimeUnavailableError, UsageError
 
 MakeArtifact = Callable[..., Path]
+WritePictures = Callable[..., tuple[Path, ...]]
 HEIGHT, WIDTH = 42, 56
 FILES = ("cameras.json", "points.glb", "points.ply", "predictions.npz", "run.json")
 
 
 @pytest.fixture
-def views(tmp_path: Path) -> Path:
-    write_sample_images(tmp_path / "views", 3, size=(128, 96))
+def views(tmp_path: Path, write_pictures: WritePictures) -> Path:
+    write_pictures(tmp_path / "views", 3, size=(128, 96))
     return tmp_path / "views"
 
 
@@ -108,9 +108,11 @@ def test_cameras(result: RunResult) -> None:
     assert np.array(first["extrinsic"]).shape == (3, 4)
 
 
-def test_original_intrinsic_projects_to_the_same_place(tmp_path: Path) -> None:
+def test_original_intrinsic_projects_to_the_same_place(
+    tmp_path: Path, write_pictures: WritePictures
+) -> None:
     """Through K of the network and the placement, or through K of the picture: one pixel."""
-    write_sample_images(tmp_path, 1, size=(60, 90))
+    write_pictures(tmp_path, 1, size=(60, 90))
     placement = load_images([tmp_path / "view_000.png"], width=56, height=42).placements[0]
     assert placement.top < 0  # cropped
     intrinsic = np.array([[50, 0, 28], [0, 55, 21], [0, 0, 1]], dtype=np.float64)
@@ -201,8 +203,10 @@ def test_zero_field_of_view_is_said_and_gives_no_points(
     assert [c["intrinsic"] for c in cameras] == [None] * 3
 
 
-def test_cropping_much_of_a_picture_is_said(make_artifact: MakeArtifact, tmp_path: Path) -> None:
-    write_sample_images(tmp_path / "tall", 1, size=(60, 120))
+def test_cropping_much_of_a_picture_is_said(
+    make_artifact: MakeArtifact, tmp_path: Path, write_pictures: WritePictures
+) -> None:
+    write_pictures(tmp_path / "tall", 1, size=(60, 120))
     artifact = make_artifact()
     cropped = run(artifact, tmp_path / "tall", tmp_path / "crop")
     assert len(cropped.notes) == 1
@@ -311,16 +315,19 @@ def test_wrong_limits_are_refused_first(tmp_path: Path) -> None:
         run(tmp_path / "absent", tmp_path, tmp_path / "out")
 
 
-def batch_of(folder: Path) -> ImageBatch:
-    return load_images(write_sample_images(folder, 1, size=(56, 42)), width=WIDTH, height=HEIGHT)
+@pytest.fixture
+def batch(tmp_path: Path, write_pictures: WritePictures) -> ImageBatch:
+    """One picture of the network's size."""
+    paths = write_pictures(tmp_path / "images", 1, size=(WIDTH, HEIGHT))
+    return load_images(paths, width=WIDTH, height=HEIGHT)
 
 
-def test_wild_depths_do_not_cost_the_others_their_steps(tmp_path: Path) -> None:
+def test_wild_depths_do_not_cost_the_others_their_steps(tmp_path: Path, batch: ImageBatch) -> None:
     depth = np.linspace(1, 2, HEIGHT * WIDTH, dtype=np.float32).reshape(1, HEIGHT, WIDTH)
     depth[0, 0, :2] = 1e7
     depth[0, 1, 0], depth[0, 1, 1], depth[0, 1, 2] = np.nan, -1, np.inf
     depth[0, 2, 0] = 1e-9  # smaller than a step, yet a value
-    told = write_depth(tmp_path, depth, batch_of(tmp_path / "images"))
+    told = write_depth(tmp_path, depth, batch)
     assert told is not None
     with Image.open(tmp_path / told.files[0][1]) as opened:
         values = np.asarray(opened)
@@ -334,14 +341,12 @@ def test_wild_depths_do_not_cost_the_others_their_steps(tmp_path: Path) -> None:
         assert tuple(np.asarray(opened)[1, 0]) == NO_VALUE
 
 
-def test_depth_without_a_value_writes_no_picture(tmp_path: Path) -> None:
-    batch = batch_of(tmp_path / "images")
+def test_depth_without_a_value_writes_no_picture(tmp_path: Path, batch: ImageBatch) -> None:
     assert write_depth(tmp_path, np.full((1, HEIGHT, WIDTH), np.nan, np.float32), batch) is None
     assert not (tmp_path / "depth").exists()
 
 
-def test_constant_depth_is_one_colour(tmp_path: Path) -> None:
-    batch = batch_of(tmp_path / "images")
+def test_constant_depth_is_one_colour(tmp_path: Path, batch: ImageBatch) -> None:
     told = write_depth(tmp_path, np.full((1, HEIGHT, WIDTH), 3, np.float32), batch)
     assert told is not None
     assert told.near == told.far == pytest.approx(3)

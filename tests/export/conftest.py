@@ -7,7 +7,7 @@ the session, and for all workers of it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,6 @@ ort = pytest.importorskip("onnxruntime")
 
 import onnx_ir as ir  # noqa: E402
 
-from vggt_deploy.data.samples import write_sample_images  # noqa: E402
 from vggt_deploy.export.pipeline import ExportResult, export  # noqa: E402
 from vggt_deploy.export.request import ExportRequest, make_request  # noqa: E402
 from vggt_deploy.manifest import read_manifest  # noqa: E402
@@ -44,14 +43,14 @@ class Exporter:
 
     traces: Path
     folder: Path
+    write_pictures: Callable[..., tuple[Path, ...]]
     made: dict[str, Path] = field(default_factory=dict)
 
     @cached_property
     def pictures(self) -> Path:
         """A folder of images to calibrate on."""
         folder = self.folder / "pictures"
-        folder.mkdir()
-        write_sample_images(folder, count=4, seed=0, size=(WIDTH, HEIGHT))
+        self.write_pictures(folder, 4, size=(WIDTH, HEIGHT))
         return folder
 
     @cached_property
@@ -98,10 +97,12 @@ class Exporter:
 
 
 @pytest.fixture(scope="session")
-def exporter(tmp_path_factory: pytest.TempPathFactory) -> Exporter:
+def exporter(
+    tmp_path_factory: pytest.TempPathFactory, write_pictures: Callable[..., tuple[Path, ...]]
+) -> Exporter:
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    return Exporter(shared / "traces", tmp_path_factory.mktemp("artifacts"))
+    return Exporter(shared / "traces", tmp_path_factory.mktemp("artifacts"), write_pictures)
 
 
 class OnnxRuntime:

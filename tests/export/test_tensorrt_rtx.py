@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from vggt_deploy.build.builder import build_plan
 from vggt_deploy.build.check import check_graph
 from vggt_deploy.build.expect import expected_attentions, expected_linears
 from vggt_deploy.build.settings import BuildSettings
-from vggt_deploy.data.samples import write_sample_images
 from vggt_deploy.engines.kernels import float_linears, parse_layer_record, prove
 from vggt_deploy.engines.tensorrt.library import Library, load_library
 from vggt_deploy.quantize.targets import scheme_rows
@@ -76,9 +76,11 @@ def rtx() -> Library:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pictures(
+    tmp_path_factory: pytest.TempPathFactory, write_pictures: Callable[..., tuple[Path, ...]]
+) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
-    write_sample_images(folder, 2, size=(84, 56))
+    write_pictures(folder, 2, size=(84, 56))
     return folder
 
 

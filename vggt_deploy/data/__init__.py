@@ -1,4 +1,4 @@
-"""Images in: folders as people have them, upstream's preprocessing, and own sample pictures.
+"""Images in: folders as people have them, upstream's preprocessing, scenes with truth.
 
 Knows nothing of ONNX, of the model or of torch: numpy and Pillow only.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from vggt_deploy.data.folders import ImageFolder, find_images
 from vggt_deploy.data.images import ImageBatch, Placement, SkippedImage, load_images
-from vggt_deploy.data.samples import write_sample_images
 
 __all__ = [
     "ImageBatch",
@@ -16,5 +15,4 @@ __all__ = [
     "SkippedImage",
     "find_images",
     "load_images",
-    "write_sample_images",
 ]
