@@ -33,12 +33,13 @@ from vggt_deploy.train.pool import ScenePool
 from vggt_deploy.train.recipe import OptimizerRecipe, TrainingRecipe
 from vggt_deploy.train.scoring import SceneTruth, model_metrics, single_threads
 from vggt_deploy.train.state import (
+    LOG_FILE,
     Checkpoint,
     LogRow,
     Window,
-    append_log,
+    append_row,
     save_checkpoint,
-    start_log,
+    start_rows,
 )
 
 logger = logging.getLogger(__name__)
@@ -200,9 +201,9 @@ def run_steps(
         TrainingError: see `Trainer.train_step`; the checkpoint is then the last regular one.
     """
     recipe = trainer.recipe
-    start_log(run, trainer.step)
+    start_rows(run / LOG_FILE, LogRow, trainer.step)
     since_s, since_step = time.perf_counter(), trainer.step
-    with single_threads(threads) as executor, _interrupts() as interrupted:
+    with single_threads(threads) as executor, interrupts() as interrupted:
         while trainer.step < recipe.steps:
             trainer.train_step(executor)
             step, last = trainer.step, trainer.step == recipe.steps
@@ -211,7 +212,9 @@ def run_steps(
                 seconds = time.perf_counter() - since_s
                 rate = (step - since_step) * recipe.batch.frames / seconds
                 is_scored = step % SCORE_STEPS == 0 or last
-                append_log(run, _log_row(trainer, rate, scored if is_scored else (), executor))
+                append_row(
+                    run / LOG_FILE, _log_row(trainer, rate, scored if is_scored else (), executor)
+                )
                 trainer.window.restart()
                 since_s, since_step = time.perf_counter(), step
             if step % CHECKPOINT_STEPS == 0 or last or interrupted.is_set():
@@ -250,7 +253,7 @@ def _log_row(
 
 
 @contextmanager
-def _interrupts() -> Iterator[threading.Event]:
+def interrupts() -> Iterator[threading.Event]:
     """Set by the first Ctrl-C or SIGTERM, so that the step is finished; the second ends at once.
 
     Signals reach the main thread only: elsewhere the caller's own handling stays.

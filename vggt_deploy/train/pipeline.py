@@ -4,6 +4,7 @@ RUN/model.safetensors   the weights, fp16, with recipe, seed and steps in the me
 RUN/training.toml       the recipe
 RUN/training_log.csv    losses and scores on the way
 RUN/checkpoint.pt       to go on from
+RUN/encoder_*           log and checkpoint of the encoder's own training, which comes first
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from vggt_deploy.train.evaluate import SCORED_SCENES, Scores, evaluate
 from vggt_deploy.train.initial import initial_model
 from vggt_deploy.train.loop import Trainer, run_steps
 from vggt_deploy.train.pool import Renderer, ensure_pool, render_scene, worker_count
+from vggt_deploy.train.pretrain import pretrain_encoder
 from vggt_deploy.train.recipe import VALIDATION_SEED, SceneRecipe, TrainingRecipe, recipe_toml
 from vggt_deploy.train.scoring import SCORED_VIEWS, SceneTruth
-from vggt_deploy.train.state import CHECKPOINT_FILE, load_checkpoint
+from vggt_deploy.train.state import CHECKPOINT_FILE, ENCODER_CHECKPOINT_FILE, load_checkpoint
 
 MODEL_FILE = "model.safetensors"
 RECIPE_FILE = "training.toml"
@@ -68,21 +70,26 @@ def train(
     workers = worker_count(threads)
     begun_s = time.perf_counter()
     with locked(run):
-        checkpoint = load_checkpoint(run, recipe) if resume else None
-        if checkpoint is None and run.exists() and any(run.iterdir()):
-            resumable = (run / CHECKPOINT_FILE).is_file()
+        in_encoder = not (run / CHECKPOINT_FILE).is_file()
+        resumable = not in_encoder or (run / ENCODER_CHECKPOINT_FILE).is_file()
+        if not resume and run.exists() and any(run.iterdir()):
             raise ArtifactError(
                 f"{run} exists and is not empty",
                 ("add --resume to go on, or " if resumable else "") + "give another folder with -o",
             )
+        name = ENCODER_CHECKPOINT_FILE if in_encoder and resumable else CHECKPOINT_FILE
+        checkpoint = load_checkpoint(run, recipe, name) if resume else None
         pool = ensure_pool(cache, recipe.scenes, workers=workers, progress=report, render=render)
-        trainer = Trainer(
-            initial_model(get_config(recipe.config), recipe.initial, recipe.seed), recipe, pool
-        )
-        if checkpoint is not None:
-            trainer.restore(checkpoint)
         run.mkdir(parents=True, exist_ok=True)
         (run / RECIPE_FILE).write_text(recipe_toml(recipe), encoding="utf-8")
+        model = initial_model(get_config(recipe.config), recipe.initial, recipe.seed)
+        if in_encoder:
+            pretrain_encoder(
+                model, recipe, pool, run, checkpoint=checkpoint, threads=workers, progress=report
+            )
+        trainer = Trainer(model, recipe, pool)
+        if checkpoint is not None and not in_encoder:
+            trainer.restore(checkpoint)
         scored = validation_scenes(recipe, render)
         run_steps(trainer, run, scored, threads=workers, progress=report)
         write_model(run / MODEL_FILE, trainer.model, recipe)

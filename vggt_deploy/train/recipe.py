@@ -100,13 +100,17 @@ class LossRecipe:
 
 @dataclass(frozen=True)
 class InitialRecipe:
-    """Weights before the first step; see `initial`."""
+    """Weights before the first step; see `initial`. field_of_view is vertical, horizontal, radians;
+    depth in units of the mean distance.
+    """
 
     linear_gain: float
+    convolution_gain: float
     token_deviation: float
     output_deviation: float
     layer_scale: float
-    field_of_view: float
+    field_of_view: tuple[float, float]
+    depth: float
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,35 @@ class OptimizerRecipe:
 
 
 @dataclass(frozen=True)
+class EncoderRecipe:
+    """The encoder by itself, before the rest; see `pretrain`. `steps` 0 leaves it out.
+
+    pairs      of views in a step, in `shards` equal parts
+    farthest   most places on the path between the two views of a pair
+    cells      depth is asked for in cells x cells places of a patch
+    match_width, temperature   of the cosines by which patches are matched
+    depth, match   weights of the losses
+    peak, warmup_steps   of the learning rate; the rest is the optimizer's
+    """
+
+    steps: int
+    pairs: int
+    shards: int
+    farthest: int
+    cells: int
+    match_width: int
+    temperature: float
+    depth: float
+    match: float
+    peak: float
+    warmup_steps: int
+
+    def optimizer(self, recipe: OptimizerRecipe) -> OptimizerRecipe:
+        """The optimizer's numbers in this stage."""
+        return dataclasses.replace(recipe, peak=self.peak, warmup_steps=self.warmup_steps)
+
+
+@dataclass(frozen=True)
 class TrainingRecipe:
     """All of it. `config` names the sizes in model/config.py."""
 
@@ -136,6 +169,7 @@ class TrainingRecipe:
     loss: LossRecipe
     initial: InitialRecipe
     optimizer: OptimizerRecipe
+    encoder: EncoderRecipe
 
     def __post_init__(self) -> None:
         for wrong, why in _problems(self):
@@ -165,6 +199,21 @@ def _problems(recipe: TrainingRecipe) -> list[tuple[bool, str]]:
         (max(counts, default=0) > scenes.views, "batch.view_counts must not exceed scenes.views"),
         (not 0 < batch.dense_share <= 1, "batch.dense_share must be in 0 .. 1, not 0"),
         (max(shares) > 1, "probabilities and shares must not exceed 1"),
+        (
+            min(recipe.encoder.pairs, recipe.encoder.shards) < 1
+            or recipe.encoder.pairs % recipe.encoder.shards > 0,
+            "encoder.shards must divide encoder.pairs",
+        ),
+        (
+            not 1 <= recipe.encoder.farthest < scenes.views,
+            "encoder.farthest must be in 1 .. scenes.views - 1",
+        ),
+        (
+            min(recipe.encoder.cells, recipe.encoder.match_width) < 1,
+            "encoder.cells and encoder.match_width must be 1 or more",
+        ),
+        (recipe.encoder.temperature <= 0, "encoder.temperature must be more than 0"),
+        (recipe.initial.depth <= 0, "initial.depth must be more than 0"),
         (recipe.loss.huber <= 0, "loss.huber must be more than 0"),
         (recipe.optimizer.clip_norm <= 0, "optimizer.clip_norm must be more than 0"),
         (

@@ -2,6 +2,7 @@
 
     RUN/checkpoint.pt       weights, optimizer, step, recipe, the unfinished line of the log
     RUN/training_log.csv    a line every LOG_STEPS steps
+    RUN/encoder_checkpoint.pt, RUN/encoder_log.csv    the same of the encoder's own training
 
 A checkpoint is written beside the old one and renamed over it, so there is always a whole one. It
 holds no random state: what a step draws depends on its number alone.
@@ -25,6 +26,8 @@ from vggt_deploy.train.recipe import TrainingRecipe, recipe_toml
 
 CHECKPOINT_FILE = "checkpoint.pt"
 LOG_FILE = "training_log.csv"
+ENCODER_CHECKPOINT_FILE = "encoder_checkpoint.pt"
+ENCODER_LOG_FILE = "encoder_log.csv"
 _FORMAT = 1
 
 
@@ -68,7 +71,18 @@ class LogRow:
     point_error: float | None = None
 
 
-COLUMNS = tuple(column.name for column in fields(LogRow))
+@dataclass(frozen=True)
+class EncoderLogRow:
+    """One line of the encoder's log: means since the line before; `found` is the share of patches
+    whose partner in the other view came first.
+    """
+
+    step: int
+    learning_rate: float
+    depth: float
+    match: float
+    found: float
+    frames_per_second: float
 
 
 @dataclass(frozen=True)
@@ -81,7 +95,9 @@ class Checkpoint:
     window: Window = field(default_factory=Window)
 
 
-def save_checkpoint(run: Path, checkpoint: Checkpoint, recipe: TrainingRecipe) -> None:
+def save_checkpoint(
+    run: Path, checkpoint: Checkpoint, recipe: TrainingRecipe, name: str = CHECKPOINT_FILE
+) -> None:
     content = {
         "format": _FORMAT,
         "recipe": recipe_toml(recipe),
@@ -90,23 +106,23 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, recipe: TrainingRecipe) -
         "optimizer": dict(checkpoint.optimizer),
         "window": vars(checkpoint.window),
     }
-    partial = run / f".{CHECKPOINT_FILE}.partial"
+    partial = run / f".{name}.partial"
     with partial.open("wb") as file:
         torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
-    partial.rename(run / CHECKPOINT_FILE)
+    partial.rename(run / name)
 
 
-def load_checkpoint(run: Path, recipe: TrainingRecipe) -> Checkpoint:
+def load_checkpoint(run: Path, recipe: TrainingRecipe, name: str = CHECKPOINT_FILE) -> Checkpoint:
     """The checkpoint of a run of this very recipe.
 
     Raises:
         ArtifactError: there is none, it is damaged, or it is of another recipe.
     """
-    path = run / CHECKPOINT_FILE
+    path = run / name
     if not path.is_file():
-        raise ArtifactError(f"{run} holds no {CHECKPOINT_FILE}", "train without --resume")
+        raise ArtifactError(f"{run} holds no {name}", "train without --resume")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
@@ -134,23 +150,22 @@ def _first_difference(text: str, recipe: TrainingRecipe) -> str:
     return "it has other lines"
 
 
-def start_log(run: Path, done: int) -> None:
+def start_rows(path: Path, kind: type[LogRow] | type[EncoderLogRow], done: int) -> None:
     """A log with the lines up to step `done`; what a killed run wrote after its checkpoint goes."""
-    path = run / LOG_FILE
     rows = []
     if done and path.is_file():
         with path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) <= done]
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, [f.name for f in fields(kind)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
-def append_log(run: Path, row: LogRow) -> None:
+def append_row(path: Path, row: LogRow | EncoderLogRow) -> None:
     cells = {name: _cell(value) for name, value in vars(row).items()}
-    with (run / LOG_FILE).open("a", newline="", encoding="utf-8") as file:
-        csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(cells)
+    with path.open("a", newline="", encoding="utf-8") as file:
+        csv.DictWriter(file, list(cells), lineterminator="\n").writerow(cells)
 
 
 def _cell(value: float | None) -> str:
