@@ -53,11 +53,11 @@ $(STAMP): pyproject.toml constraints.txt
 # your folders are only read.
 demo: $(STAMP)
 	@if [ -z '$(OWN)' ]; then \
-	  $(BIN)/vggt-deploy scene --overwrite --views $(VIEWS) --count 8 --seed 1000000 \
+	  $(BIN)/vggt-deploy scene --overwrite --size 224x168 --views $(VIEWS) --count 8 --seed 1000000 \
 	    -o $(DEMO)/scenes/unseen && \
-	  $(BIN)/vggt-deploy scene --overwrite --views $(VIEWS) --count 8 --seed 2000000 \
+	  $(BIN)/vggt-deploy scene --overwrite --size 224x168 --views $(VIEWS) --count 8 --seed 2000000 \
 	    --family held-out -o $(DEMO)/scenes/held-out && \
-	  $(BIN)/vggt-deploy scene --overwrite --views $(VIEWS) --count 8 --seed 3000000 \
+	  $(BIN)/vggt-deploy scene --overwrite --size 224x168 --views $(VIEWS) --count 8 --seed 3000000 \
 	    -o $(DEMO)/calibrate; \
 	fi
 	$(BIN)/vggt-deploy compare --overwrite --model '$(MODEL)' --schemes '$(SCHEMES)' \
