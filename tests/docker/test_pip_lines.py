@@ -162,7 +162,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Image:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     ignore = shutil.ignore_patterns("__pycache__")
-    for name in ("engines", "vggt_deploy"):
+    for name in ("engines", "compare", "vggt_deploy"):
         shutil.copytree(ROOT / name, source / name, ignore=ignore)
     text = (DOCKER / "Dockerfile.edge").read_text()
     (command,) = re.findall(r"^RUN (python -m hatchling .*)$", text, re.MULTILINE)
@@ -245,7 +245,8 @@ def test_the_build_image_resolves_from_the_files_that_it_has_by_then(tmp_path: P
     (source / "vggt_deploy").mkdir(parents=True)
     for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "engines", source / "engines")
+    for name in ("engines", "compare"):
+        shutil.copytree(ROOT / name, source / name)
     for name in ("README.md", "LICENSE", "vggt_deploy/__init__.py"):
         (source / name).touch()
     found = image.resolve(EVERYTHING[2], cwd=source)
