@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -10,6 +10,7 @@ from vggt_deploy.compare.geometry import Angles, DepthErrors, GeometryMetrics, P
 from vggt_deploy.compare.latency import summarize
 from vggt_deploy.compare.measures import Measured
 from vggt_deploy.compare.metrics import TensorMetrics
+from vggt_deploy.compare.paired import Difference, TruthLoss
 from vggt_deploy.compare.recommend import loss, recommend, slower_than
 from vggt_deploy.compare.report import Recommendation, Row
 
@@ -158,3 +159,64 @@ def test_loss_is_the_worst_quantity_over_its_gate() -> None:
     found = loss(lost)
     assert found is not None
     assert found[0] == float("inf")
+
+
+# --- by the truth
+
+
+def lost(n: int = 8, **means: float) -> TruthLoss:
+    """Losses over n scenes; quantities that are not named were not measured."""
+    names = [field.name for field in fields(TruthLoss)]
+    return TruthLoss(
+        **{k: Difference(n, means[k], means[k] - 0.1, means[k] + 0.1) if k in means else None
+           for k in names}
+    )  # fmt: skip
+
+
+FAR = ROWS[3]  # 2.5 x the gate of AbsRel against FP32, and the fastest
+
+
+def test_far_from_fp32_and_no_worse_by_the_truth() -> None:
+    judged = replace(FAR, truth_loss=lost(abs_rel=0.001))
+    assert loss(judged) == (pytest.approx(0.2), "AbsRel lost")
+    assert advice((*ROWS[:3], judged))["production"].label == FAR.label
+    assert advice((*ROWS[:3], FAR))["production"].label == ROWS[2].label
+
+
+def test_near_fp32_and_worse_by_the_truth() -> None:
+    judged = replace(ROWS[2], truth_loss=lost(auc_30=3.0, auc_5=1.0, abs_rel=0.0))
+    assert loss(judged) == (pytest.approx(3.0), "AUC@30 lost")
+    assert advice((*ROWS[:2], judged))["production"].label == ROWS[1].label
+
+
+def test_of_few_scenes_both_must_hold() -> None:
+    """Chance alone could pass one: the distance to FP32 stays in force, and the truth counts."""
+    few = replace(FAR, truth_loss=lost(4, abs_rel=0.0))
+    assert loss(few) == (pytest.approx(2.5), "depth AbsRel")
+    assert loss(replace(FAR, truth_loss=lost(5, abs_rel=0.0)))[0] == 0.0  # type: ignore[index]
+    bad = replace(ROWS[2], truth_loss=lost(1, abs_rel=0.02))
+    assert loss(bad) == (pytest.approx(4.0), "AbsRel lost")
+
+
+def test_the_truth_judges_only_what_it_knows() -> None:
+    """Poses are known, depth is not: the depth against FP32 still counts."""
+    judged = replace(FAR, truth_loss=lost(auc_30=0.0, auc_5=0.0, auc_3=0.0))
+    assert loss(judged) == (pytest.approx(2.5), "depth AbsRel")
+
+
+def test_lost_pairs_count_where_the_truth_does_not() -> None:
+    geometry = GeometryMetrics(pose=PoseErrors(1, None, None, 0, 1))
+    row = replace(ROWS[2], geometry=geometry)
+    assert loss(row)[0] == float("inf")  # type: ignore[index]
+    judged = replace(row, truth_loss=lost(auc_30=0.5, auc_5=0.5))
+    assert loss(judged) == (pytest.approx(0.5), "AUC@30 lost")
+
+
+def test_a_recommendation_says_what_was_lost() -> None:
+    judged = replace(ROWS[2], truth_loss=lost(auc_30=0.25, abs_rel=-0.001))
+    reason = advice((*ROWS[:2], judged))["production"].reason
+    assert "of 8 scenes" in reason
+    assert "AUC@30 +0.25 (+0.15 to +0.35), AbsRel -0.001" in reason
+    assert "truth" not in advice(ROWS)["production"].reason
+    random = advice((*ROWS[:2], judged), random_weights=True)["production"].reason
+    assert "Lost by the truth" not in random

@@ -81,7 +81,8 @@ def compare(
     Args:
         model_spec: `vggt-nano`, checkpoint file or folder, Hugging Face id, or
             `random:<config>[:seed]`.
-        images_dir: pictures of one scene, as `find_images` finds them; this or `scenes`.
+        images_dir: pictures of one scene, as `find_images` finds them; this or `scenes`. Where its
+            calibration does not fit the pictures it is compared without truth.
         scenes: ETH3D scenes, or folders of them. Every variant is timed on the first scene and run
             once on each of the others; all have as many views and one size.
         output_dir: where everything goes; must be new or empty, unless `resume` or `overwrite`.
@@ -154,6 +155,7 @@ def compare(
             width=get_config(identity.config).image_size(height, width)[1],
             height=height,
             skip_bad=skip_bad_images,
+            need_truth=bool(scenes),
         )
         if settings.device is not None:
             settings.device.check_pictures(read.frames, read.accepted, read.height, read.width)

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from vggt_deploy.data.folders import ETH3D_FOLDERS, ImageFolder, find_images, scene_roots
 from vggt_deploy.data.ground_truth import GroundTruth, ground_truth, no_truth_because
-from vggt_deploy.data.images import load_images
-from vggt_deploy.errors import UsageError
+from vggt_deploy.data.images import ImageBatch, load_images
+from vggt_deploy.errors import SceneError, UsageError
 from vggt_deploy.records import FramesRange
 
 FRAMES_AT_LEAST = 16  # what the kept artifacts accept, so that they are of use afterwards
@@ -39,7 +39,10 @@ class FoundScene:
 
 @dataclass(frozen=True)
 class Scene:
-    """The pixels of one scene, [S, 3, H, W], where they are from, and the truth if it is known."""
+    """The pixels of one scene, [S, 3, H, W], where they are from, and the truth if it is known.
+
+    no_truth: why it is not, in words; None where it is.
+    """
 
     name: str
     pixels: NDArray[np.float32]
@@ -48,6 +51,7 @@ class Scene:
     skipped: tuple[str, ...]
     note: str
     truth: GroundTruth | None
+    no_truth: str | None
 
     def save(self, path: Path) -> None:
         """Write the pixels for the workers; the same question gives the same bytes."""
@@ -110,8 +114,8 @@ class Scenes:
         known = [scene.truth for scene in self.items if scene.truth is not None]
         size = f"{self.frames} x {self.height} x {self.width} pixels"
         if len(self.items) == 1:
-            truth = f"; truth: {known[0].note}" if known else ""
-            return f"{self.first.note}; {size}{truth}"
+            truth = known[0].note if known else f"none, {self.first.no_truth}"
+            return f"{self.first.note}; {size}; truth: {truth}"
         depths = sum(truth.depth is not None for truth in known)
         names = ", ".join(scene.name for scene in self.items[:_LISTED])
         more = len(self.items) - _LISTED
@@ -121,7 +125,7 @@ class Scenes:
         return (
             f"{len(self.items)} scenes of {size}: {names}; true cameras of {len(known)}, "
             f"true depth of {depths}"
-            + "".join(f"; {scene.name}: {no_truth_because(scene.paths)}" for scene in unknown)
+            + "".join(f"; {scene.name}: {scene.no_truth}" for scene in unknown)
             + (f"; {skipped} pictures left out" if skipped else "")
         )
 
@@ -186,33 +190,42 @@ def read_scenes(
     width: int,
     height: int | None,
     skip_bad: bool,
+    need_truth: bool,
 ) -> Scenes:
     """Load the pictures and what is known of their scenes.
 
+    need_truth: whether calibration that does not fit the pictures (one has no pose) ends the
+    comparison, or costs the truth alone, which the note then says.
+
     Raises:
         ImageError: a picture that can't be used.
+        SceneError: calibration or depth that is damaged or does not fit, with `need_truth`.
         UsageError: scenes that differ in the number of views or in size.
     """
     items = tuple(
-        _read(scene, mode=mode, width=width, height=height, skip_bad=skip_bad) for scene in found
+        _read(
+            scene,
+            load_images(
+                scene.images.paths, mode=mode, width=width, height=height, skip_bad=skip_bad
+            ),
+            need_truth,
+        )
+        for scene in found
     )
     _same_shape(items)
     return Scenes(items, mode, skip_bad)
 
 
-def _read(
-    scene: FoundScene,
-    *,
-    mode: Literal["crop", "pad"],
-    width: int,
-    height: int | None,
-    skip_bad: bool,
-) -> Scene:
-    batch = load_images(
-        scene.images.paths, mode=mode, width=width, height=height, skip_bad=skip_bad
-    )
+def _read(scene: FoundScene, batch: ImageBatch, need_truth: bool) -> Scene:
     skipped = tuple(f"{item.path.name}: {item.reason}" for item in batch.skipped)
     left_out = f"; left out: {'; '.join(skipped)}" if skipped else ""
+    truth, no_truth = None, no_truth_because(batch.paths)
+    try:
+        truth = ground_truth(batch.paths, batch.placements, batch.height, batch.width)
+    except SceneError as error:
+        if need_truth:
+            raise
+        no_truth = error.message
     return Scene(
         name=scene.name,
         pixels=np.ascontiguousarray(batch.pixels, dtype=np.float32),
@@ -220,7 +233,8 @@ def _read(
         sha256=batch.sha256,
         skipped=skipped,
         note=f"{scene.images.note}{left_out}",
-        truth=ground_truth(batch.paths, batch.placements, batch.height, batch.width),
+        truth=truth,
+        no_truth=no_truth,
     )
 
 
