@@ -122,7 +122,7 @@ class Trainer:
             torch.from_numpy(batch.images), torch.from_numpy(batch.dense_frames), self._dtype
         )
         losses = training_losses(predictions, target_tensors(batch), self.recipe.loss)
-        gradients = torch.autograd.grad(losses.total / self.recipe.batch.shards, self.parameters)
+        gradients = gradients_of(losses.total / self.recipe.batch.shards, self.parameters)
         parts = (losses.total, losses.pose, losses.depth, losses.points)
         total, pose, depth, points = (float(part.detach()) for part in parts)
         return ShardResult((total, pose, depth, points), gradients)
@@ -148,6 +148,15 @@ class Trainer:
                 f"last of them step {self.step}",
                 "lower optimizer.peak in the recipe, or raise optimizer.warmup_steps",
             )
+
+
+def gradients_of(loss: Tensor, parameters: Sequence[nn.Parameter]) -> tuple[Tensor, ...]:
+    """Gradients in the parameters' own layout.
+
+    A convolution's comes with its channels last, a slice's with the strides of the whole. The fused
+    AdamW reads memory in order and does not look at strides: it would take one for another.
+    """
+    return tuple(gradient.contiguous() for gradient in torch.autograd.grad(loss, parameters))
 
 
 def target_tensors(batch: Batch) -> TargetTensors:

@@ -31,6 +31,7 @@ from vggt_deploy.train.loop import (
     CHECKPOINT_STEPS,
     LOG_STEPS,
     TrainingError,
+    gradients_of,
     interrupts,
     learning_rate,
     make_optimizer,
@@ -156,7 +157,7 @@ class EncoderTrainer:
         depth, direction = self.heads(self.encoder(images, self._forward.fields()))
         losses = encoder_losses(depth, direction, batch, self.recipe.encoder)
         share = losses.total / self.recipe.encoder.shards
-        gradients = torch.autograd.grad(share, self.parameters)
+        gradients = gradients_of(share, self.parameters)
         parts = (losses.depth, losses.match, losses.found)
         depth_loss, match_loss, found = (float(part.detach()) for part in parts)
         return (depth_loss, match_loss, found), gradients
