@@ -152,9 +152,12 @@ class _Builder:
         return Scene(tuple(self.shapes), light)
 
 
-def _light(rng: Rng, position: tuple[float, float, float], reach: float) -> Light:
+def _light(rng: Rng, position: tuple[float, float, float], reach: float, distance: float) -> Light:
+    """`distance`: metres at which things are mostly seen; some of their colour is lost in the air
+    on the way, as outdoors on a hazy day.
+    """
     ambient = rng.uniform(0.35, 0.75)
-    r, g, b = (float(c) for c in np.array([0.62, 0.75, 0.92]) * rng.uniform(0.8, 1.1, 3))
+    r, g, b = (float(c) for c in np.array([0.72, 0.78, 0.86]) * rng.uniform(0.85, 1.1, 3))
     return Light(
         position=np.array(position),
         ambient=float(ambient),
@@ -162,6 +165,7 @@ def _light(rng: Rng, position: tuple[float, float, float], reach: float) -> Ligh
         reach=reach,
         gamma=float(rng.uniform(1.4, 2.2)),
         sky=(r, g, b),
+        haze=float(distance * np.exp(rng.uniform(np.log(1.2), np.log(3.0)))),
     )
 
 
@@ -190,7 +194,7 @@ def _room(rng: Rng, traits: tuple[str, ...]) -> Stage:
     focus = np.array([rng.uniform(-0.3, 0.3) * x, rng.uniform(-0.3, 0.3) * y, rng.uniform(0.5, 1)])
     far = min(x, y)
     return Stage(
-        build.finish(_light(rng, lamp, 4.0)), traits, focus, (0.65 * far, 1.2 * far),
+        build.finish(_light(rng, lamp, 4.0, 1.4 * far)), traits, focus, (0.65 * far, 1.2 * far),
         (0.9, min(2.0, 0.8 * height)), (x - 0.3, y - 0.3),
     )  # fmt: skip
 
@@ -252,7 +256,7 @@ def _tabletop(rng: Rng, traits: tuple[str, ...]) -> Stage:
     lamp = (rng.uniform(-1, 1), rng.uniform(-1, 1), height - 0.1)
     focus = np.array([*rng.uniform(-0.15, 0.15, 2), top + 0.1])
     return Stage(
-        build.finish(_light(rng, lamp, 3.0)), traits, focus, (1.15 * half, 2.0 * half),
+        build.finish(_light(rng, lamp, 3.0, 2.0 * half)), traits, focus, (1.15 * half, 2.0 * half),
         (top + 0.25, top + 1.1), (x - 0.2, y - 0.2),
     )  # fmt: skip
 
@@ -282,7 +286,7 @@ def _yard(rng: Rng, traits: tuple[str, ...]) -> Stage:
     sun = yaw(rng.uniform(0, 2 * np.pi)) @ np.array([rng.uniform(15, 40), 0.0, 30.0])
     focus = np.array([*rng.uniform(-0.6, 0.6, 2), rng.uniform(0.6, 1.4)])
     return Stage(
-        build.finish(_light(rng, (sun[0], sun[1], sun[2]), 400.0)), traits, focus, (3.6, 6.0),
+        build.finish(_light(rng, (sun[0], sun[1], sun[2]), 400.0, 8.0)), traits, focus, (3.6, 6.0),
         (1.0, 2.6), (30.0, 30.0),
     )  # fmt: skip
 
@@ -313,7 +317,7 @@ def _hall(rng: Rng, traits: tuple[str, ...]) -> Stage:
     lamp = (rng.uniform(-0.4, 0.4) * x, 0.0, 0.8 * height)
     focus = np.array([rng.uniform(-0.3, 0.3) * x, rng.uniform(-0.4, 0.4), rng.uniform(0.5, 1.2)])
     return Stage(
-        build.finish(_light(rng, lamp, 5.0)), traits, focus, (2.0, 3.2), (0.9, 2.2),
+        build.finish(_light(rng, lamp, 5.0, 4.0)), traits, focus, (2.0, 3.2), (0.9, 2.2),
         (x - 0.3, y - 0.3),
     )  # fmt: skip
 

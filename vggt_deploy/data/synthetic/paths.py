@@ -46,7 +46,7 @@ def draw_cameras(stage: Stage, rng: Rng, views: int, height: int, width: int) ->
 def _draw(stage: Stage, rng: Rng, views: int, height: int, width: int) -> tuple[Camera, ...]:
     steps = np.linspace(0.0, 1.0, views) if views > 1 else np.zeros(1)
     eyes, targets = _path(stage, rng, steps)
-    half = np.radians(rng.uniform(44, 76)) / 2
+    half = np.radians(rng.uniform(50, 70)) / 2
     zooms = rng.uniform(0.9, 1.1, views) if rng.random() < 0.2 else np.ones(views)
     rolls = np.radians(rng.normal(0, 3.0) + rng.normal(0, 1.5, views))
     cameras = []

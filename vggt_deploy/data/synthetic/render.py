@@ -25,7 +25,11 @@ OFFSETS = ((-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25))
 
 @dataclass(frozen=True, eq=False)
 class Light:
-    """A lamp at `position` [3] and light from everywhere; `reach` metres halve the lamp."""
+    """A lamp at `position` [3], light from everywhere, and the air.
+
+    reach  metres that halve the lamp
+    haze   metres in which the air takes all but 1 / e of a colour and puts that of the sky there
+    """
 
     position: Doubles
     ambient: float
@@ -33,6 +37,7 @@ class Light:
     reach: float
     gamma: float
     sky: tuple[float, float, float]
+    haze: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +127,9 @@ def _colours(
     out = np.empty(rays.shape, dtype=np.float32)
     # `depth` can be inf at a grazing ray whose owner float32 found and float64 did not.
     sky = ~np.isfinite(depth)
-    rise = rays[2, sky] / np.linalg.norm(rays[:, sky], axis=0)
-    out[:, sky] = np.array(scene.light.sky)[:, None] * (1 - 0.35 * np.clip(rise, 0, 1))
+    length = np.linalg.norm(rays, axis=0).astype(np.float32)
+    air = np.array(scene.light.sky, dtype=np.float32)[:, None]
+    out[:, sky] = air * (1 - 0.35 * np.clip(rays[2, sky] / length[sky], 0, 1))
     seen = np.flatnonzero(~sky)
     points = (origin[:, None] + depth[seen] * rays[:, seen]).astype(np.float32)
     base, normals = np.empty_like(points), np.empty_like(points)
@@ -132,7 +138,8 @@ def _colours(
         shape = scene.shapes[index]
         u, v, normals[:, mine] = surface(shape, points[:, mine])
         base[:, mine] = colours(shape.texture, u, v)
-    out[:, seen] = base * _lit(scene, points, normals)
+    clear = np.exp(-(depth[seen] * length[seen]).astype(np.float32) / scene.light.haze)
+    out[:, seen] = base * _lit(scene, points, normals) * clear + air * (1 - clear)
     return out
 
 

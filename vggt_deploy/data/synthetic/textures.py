@@ -37,8 +37,8 @@ def draw_texture(
 ) -> Texture:
     """A texture fit for a surface `size` metres across."""
     base = _draw_colour(rng)
-    # Half of all patterns differ in brightness alone, as worn materials do.
-    other = base * rng.uniform(0.3, 0.75) if rng.random() < 0.5 else _draw_colour(rng)
+    # Most patterns differ a little in brightness, as materials do; some are loud.
+    other = base * rng.uniform(0.6, 0.9) if rng.random() < 0.75 else _draw_colour(rng)
     first, second = ((float(r), float(g), float(b)) for r, g, b in (base, other))
     return Texture(
         pattern=patterns[int(rng.integers(len(patterns)))],
@@ -46,7 +46,7 @@ def draw_texture(
         second=second,
         scale=float(size * np.exp(rng.uniform(np.log(0.12), np.log(0.6)))),
         phase=float(rng.uniform(0, 50)),
-        wear=float(rng.uniform(0.1, 0.5)),
+        wear=float(rng.uniform(0.05, 0.3)),
     )
 
 
