@@ -9,6 +9,7 @@ RUN/encoder_*           log and checkpoint of the encoder's own training, which 
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,14 +118,13 @@ def write_model(path: Path, model: VGGT, recipe: TrainingRecipe) -> None:
     tensors = {
         name: value.detach().half().contiguous() for name, value in model.state_dict().items()
     }
-    metadata = {
-        "format": "pt",
-        "config": recipe.config,
-        "recipe": recipe_toml(recipe),
-        "seed": str(recipe.seed),
-        "steps": str(recipe.steps),
+    training = {
         "vggt_deploy": __version__,
+        "seed": recipe.seed,
+        "steps": recipe.steps,
+        "recipe": recipe_toml(recipe),
     }
     partial = path.with_name(f".{path.name}.partial")
-    save_file(tensors, partial, metadata)
+    # One entry: the library writes several in an order that differs from run to run.
+    save_file(tensors, partial, {"training": json.dumps(training)})
     partial.rename(path)
