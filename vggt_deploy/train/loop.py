@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +94,8 @@ class Trainer:
             TrainingError: MOST_SKIPPED steps in a row were left out.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe.optimizer, self.step, self.recipe.steps)
+            rate = learning_rate(self.recipe.optimizer, self.step, self.recipe.steps)
+            group["lr"] = rate * group["rate"]
         shards = list(executor.map(self._shard, range(self.recipe.batch.shards)))
         losses = [
             sum(values) / len(shards) for values in zip(*(s.losses for s in shards), strict=True)
@@ -172,18 +174,21 @@ def target_tensors(batch: Batch) -> TargetTensors:
 def make_optimizer(
     named: Sequence[tuple[str, nn.Parameter]], recipe: OptimizerRecipe
 ) -> torch.optim.AdamW:
-    """AdamW; only the weights of Linears and convolutions decay, not biases, norms or tokens."""
-    decaying = [p for n, p in named if n.endswith(".weight") and p.dim() >= 2]
-    others = [p for n, p in named if not (n.endswith(".weight") and p.dim() >= 2)]
-    return torch.optim.AdamW(
-        [
-            {"params": decaying, "weight_decay": recipe.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=recipe.peak,
-        betas=(recipe.beta1, recipe.beta2),
-        fused=True,
-    )
+    """AdamW in groups: only the weights of Linears and convolutions decay, not biases, norms or
+    tokens; `rate` is a group's factor of the learning rate.
+    """
+    groups: list[dict[str, Any]] = []
+    for rate, is_camera in ((1.0, False), (recipe.camera_rate, True)):
+        for decay, is_matrix in ((recipe.weight_decay, True), (0.0, False)):
+            chosen = [
+                parameter
+                for name, parameter in named
+                if name.startswith("camera_head.") == is_camera
+                and (name.endswith(".weight") and parameter.dim() >= 2) == is_matrix
+            ]
+            if chosen:
+                groups.append({"params": chosen, "weight_decay": decay, "rate": rate})
+    return torch.optim.AdamW(groups, lr=recipe.peak, betas=(recipe.beta1, recipe.beta2), fused=True)
 
 
 def learning_rate(recipe: OptimizerRecipe, step: int, steps: int) -> float:

@@ -8,9 +8,9 @@
                  the mean, over pairs of known neighbours, of  c |e_a - e_b|, at every 1st, 2nd,
                  4th ... pixel, averaged over these scales. |.| is Euclidean over the channels
 
-The network's confidence c is 1 + exp(.), at least 1. The unit of length is the scene's mean
-distance; the error e of what lies beyond it is taken relative to how far it lies. (VGGT leaves it
-absolute: on open ground the few farthest pixels would then outweigh all others.)
+The network's confidence c is 1 + exp(.), at least 1. The error e is relative to how far from the
+first camera (depth: from its own) the true value lies, NEAREST at least. VGGT leaves it absolute:
+on open ground the few farthest pixels would then outweigh all others.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor
 from vggt_deploy.train.forward import Predictions
 from vggt_deploy.train.recipe import LossRecipe
 
+NEAREST = 0.1  # in units of the mean distance
 _ROTATION = slice(3, 7)
 _FIELD_OF_VIEW = slice(7, 9)
 
@@ -98,8 +99,8 @@ def dense_loss(
 ) -> Tensor:
     """Values [N, H, W, C] and confidence [N, H, W] against targets, where valid [N, H, W]."""
     known = valid.to(value.dtype)
-    far = torch.linalg.vector_norm(target, dim=-1).clamp(min=1)
-    error = (value - target) * (known / far)[..., None]
+    size = torch.linalg.vector_norm(target, dim=-1).clamp(min=NEAREST)
+    error = (value - target) * (known / size)[..., None]
     distance: Tensor = torch.linalg.vector_norm(error, dim=-1)
     pixel = (confidence * distance - recipe.confidence * confidence.log()) * known
     loss: Tensor = pixel.sum() / known.sum().clamp(min=1)

@@ -115,9 +115,14 @@ class InitialRecipe:
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """AdamW, with a linear warm-up and a cosine from `peak` to `final` over the steps."""
+    """AdamW, with a linear warm-up and a cosine from `peak` to `final` over the steps.
+
+    camera_rate  factor of the camera head's learning rate: its answer is the sum of the corrections
+                 of all iterations, so one step moves all poses by several times the rate
+    """
 
     peak: float
+    camera_rate: float
     final: float
     warmup_steps: int
     beta1: float
