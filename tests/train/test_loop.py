@@ -16,7 +16,7 @@ from plane_scenes import render_plane
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from vggt_deploy.errors import ArtifactError
+from vggt_deploy.errors import ArtifactError, RuntimeUnavailableError, UsageError
 from vggt_deploy.model.config import get_config
 from vggt_deploy.model.weights import load_model
 from vggt_deploy.train import evaluate as evaluate_module
@@ -31,7 +31,7 @@ from vggt_deploy.train.loop import (
     learning_rate,
     make_optimizer,
 )
-from vggt_deploy.train.pipeline import TrainResult, train
+from vggt_deploy.train.pipeline import TrainResult, train, training_device
 from vggt_deploy.train.pool import ScenePool
 from vggt_deploy.train.recipe import TrainingRecipe, load_recipe, recipe_toml
 from vggt_deploy.train.scoring import single_threads
@@ -335,3 +335,31 @@ def test_a_step_takes_each_groups_rate(trainer: Trainer) -> None:
     rate = learning_rate(trainer.recipe.optimizer, 0, trainer.recipe.steps)
     rates = {group["lr"] for group in trainer.optimizer.param_groups}
     assert rates == {rate, rate * trainer.recipe.optimizer.camera_rate}
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    assert training_device("cpu") == "cpu"
+    assert training_device(None) == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(UsageError, match="unknown device"):
+        training_device("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeUnavailableError, match="no CUDA device"):
+            training_device("cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_step_on_a_gpu_is_the_step_on_the_cpu(
+    tiny_pool: ScenePool, tiny_recipe: TrainingRecipe
+) -> None:
+    recipe = replace(tiny_recipe, precision="fp32")
+    weights = {}
+    for device in ("cpu", "cuda"):
+        model = initial_model(get_config(recipe.config), recipe.initial, recipe.seed).to(device)
+        trainer = Trainer(model, recipe, tiny_pool)
+        with single_threads(1) as executor:
+            losses = trainer.shard_result(loop.training_batch(tiny_pool, recipe, 0, 0)).losses
+            trainer.train_step(executor)
+        weights[device] = losses, model.aggregator.camera_token.detach().cpu()
+    assert np.allclose(weights["cpu"][0], weights["cuda"][0], rtol=1e-3)
+    assert torch.allclose(weights["cpu"][1], weights["cuda"][1], atol=1e-5)

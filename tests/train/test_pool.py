@@ -132,7 +132,7 @@ def test_a_missing_flag_means_rendering_again(
 
 
 def test_a_view_without_depth_stops_the_pool(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="scene 0 has a view with 0 pixels of known depth"):
+    with pytest.raises(ValueError, match=r"scene \d+ has a view with 0 pixels of known depth"):
         ensure_pool(tmp_path / "pool", SCENES, workers=1, render=render_blind, sources="a")
 
 

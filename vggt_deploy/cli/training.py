@@ -46,7 +46,10 @@ def train(
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Not the recipe's.")] = None,
     precision: Annotated[
-        str | None, typer.Option("--precision", help="fp32 or bf16, not the recipe's.")
+        str | None, typer.Option("--precision", help="fp32 or bf16; default: bf16 on a GPU.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="cpu or cuda; default: cuda where there is one.")
     ] = None,
     threads: Threads = None,
     evaluate: Annotated[
@@ -60,7 +63,7 @@ def train(
     if evaluate:
         training_only = {
             "--cache": cache, "--recipe": recipe, "--resume": resume or None, "--seed": seed,
-            "--steps": steps, "--precision": precision,
+            "--steps": steps, "--precision": precision, "--device": device,
         }  # fmt: skip
         _refuse_options(training_only, "--evaluate")
         _evaluate(model or DEFAULT_CONFIG, config, scenes, threads, output)
@@ -72,8 +75,11 @@ def train(
     from vggt_deploy import api, progress
 
     with progress.shown() as shown:
-        result = api.train(chosen, cache, output, resume=resume, threads=threads, progress=shown)
-    typer.echo(f"{result.folder}: {result.steps} steps, {result.seconds / 60:.1f} min")
+        result = api.train(
+            chosen, cache, output, resume=resume, threads=threads, device=device, progress=shown
+        )
+    took = f"{result.steps} steps on {result.device}, {result.seconds / 60:.1f} min"
+    typer.echo(f"{result.folder}: {took}")
     _print(result.scores)
 
 

@@ -75,7 +75,11 @@ class Trainer:
         self.parameters = [parameter for _, parameter in named]
         self.optimizer = make_optimizer(named, recipe.optimizer)
         self._forward = TrainingForward(model, recipe.scenes.height, recipe.scenes.width)
-        self._dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+        self._device = self.parameters[0].device
+        low = recipe.precision == "bf16" or (
+            recipe.precision == "auto" and self._device.type == "cuda"
+        )
+        self._dtype = torch.bfloat16 if low else torch.float32
 
     def restore(self, checkpoint: Checkpoint) -> None:
         self.model.load_state_dict(checkpoint.model)
@@ -120,10 +124,14 @@ class Trainer:
 
     def shard_result(self, batch: Batch) -> ShardResult:
         """Losses and gradients of a batch, the gradients divided by the number of shards."""
+        device = self._device
         predictions = self._forward(
-            torch.from_numpy(batch.images), torch.from_numpy(batch.dense_frames), self._dtype
+            torch.from_numpy(batch.images).to(device),
+            torch.from_numpy(batch.dense_frames).to(device),
+            self._dtype,
         )
-        losses = training_losses(predictions, target_tensors(batch), self.recipe.loss)
+        targets = target_tensors(batch, device)
+        losses = training_losses(predictions, targets, self.recipe.loss)
         gradients = gradients_of(losses.total / self.recipe.batch.shards, self.parameters)
         parts = (losses.total, losses.pose, losses.depth, losses.points)
         total, pose, depth, points = (float(part.detach()) for part in parts)
@@ -161,14 +169,14 @@ def gradients_of(loss: Tensor, parameters: Sequence[nn.Parameter]) -> tuple[Tens
     return tuple(gradient.contiguous() for gradient in torch.autograd.grad(loss, parameters))
 
 
-def target_tensors(batch: Batch) -> TargetTensors:
+def target_tensors(batch: Batch, device: torch.device) -> TargetTensors:
     """Targets of all poses, and of the depth and points of the dense frames."""
     targets, seen = batch.targets, batch.dense_frames
     depth, points, valid = (
-        torch.from_numpy(array.reshape(-1, *array.shape[2:])[seen])
+        torch.from_numpy(array.reshape(-1, *array.shape[2:])[seen]).to(device)
         for array in (targets.depth, targets.points, targets.valid)
     )
-    return TargetTensors(torch.from_numpy(targets.pose), depth, points, valid)
+    return TargetTensors(torch.from_numpy(targets.pose).to(device), depth, points, valid)
 
 
 def make_optimizer(

@@ -14,11 +14,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 
 from vggt_deploy import __version__
 from vggt_deploy.artifact import locked
-from vggt_deploy.errors import ArtifactError
+from vggt_deploy.errors import ArtifactError, RuntimeUnavailableError, UsageError
 from vggt_deploy.model.config import get_config
 from vggt_deploy.model.vggt import VGGT
 from vggt_deploy.progress import Progress, silent
@@ -41,6 +42,7 @@ class TrainResult:
     """Where the weights are, and how long it took (this call alone, if it was resumed)."""
 
     folder: Path
+    device: str
     steps: int
     seconds: float
     scores: Scores
@@ -53,20 +55,24 @@ def train(
     *,
     resume: bool = False,
     threads: int | None = None,
+    device: str | None = None,
     progress: Progress | None = None,
     render: Renderer = render_scene,
     scored_scenes: int = SCORED_SCENES,
 ) -> TrainResult:
     """Train by a recipe, with the scenes in `cache` (rendered first where missing), into `run`.
 
-    `scored_scenes` is how many scenes of each set the weights are scored on at the end.
+    `scored_scenes` is how many scenes of each set the weights are scored on at the end; `device`
+    cpu or cuda, None: cuda where PyTorch sees one.
 
     Raises:
         ArtifactError: `run` holds something, or with `resume` no checkpoint of this recipe; or
             `cache` holds other scenes.
+        RuntimeUnavailableError: cuda was asked for and PyTorch sees none.
         KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint is written and `resume` goes on from it.
     """
     report = progress or silent
+    device = training_device(device)
     run = run.expanduser().resolve()
     workers = worker_count(threads)
     begun_s = time.perf_counter()
@@ -83,7 +89,7 @@ def train(
         pool = ensure_pool(cache, recipe.scenes, workers=workers, progress=report, render=render)
         run.mkdir(parents=True, exist_ok=True)
         (run / RECIPE_FILE).write_text(recipe_toml(recipe), encoding="utf-8")
-        model = initial_model(get_config(recipe.config), recipe.initial, recipe.seed)
+        model = initial_model(get_config(recipe.config), recipe.initial, recipe.seed).to(device)
         if in_encoder:
             pretrain_encoder(
                 model, recipe, pool, run, checkpoint=checkpoint, threads=workers, progress=report
@@ -103,7 +109,21 @@ def train(
             output_dir=run,
             progress=report,
         )
-    return TrainResult(run, recipe.steps, time.perf_counter() - begun_s, scores)
+    return TrainResult(run, device, recipe.steps, time.perf_counter() - begun_s, scores)
+
+
+def training_device(asked: str | None) -> str:
+    """What was asked for, cpu or cuda; None: cuda where PyTorch sees one."""
+    found = torch.cuda.is_available()
+    if asked is None:
+        return "cuda" if found else "cpu"
+    if asked not in ("cpu", "cuda"):
+        raise UsageError(f"unknown device {asked!r}", "train on cpu or cuda")
+    if asked == "cuda" and not found:
+        raise RuntimeUnavailableError(
+            "PyTorch sees no CUDA device", "leave --device out, or install PyTorch for CUDA"
+        )
+    return asked
 
 
 def validation_scenes(recipe: TrainingRecipe, render: Renderer) -> list[SceneTruth]:
@@ -116,7 +136,7 @@ def validation_scenes(recipe: TrainingRecipe, render: Renderer) -> list[SceneTru
 def write_model(path: Path, model: VGGT, recipe: TrainingRecipe) -> None:
     """Weights as fp16: half the size, and rounded far below what training resolves."""
     tensors = {
-        name: value.detach().half().contiguous() for name, value in model.state_dict().items()
+        name: value.detach().half().cpu().contiguous() for name, value in model.state_dict().items()
     }
     training = {
         "vggt_deploy": __version__,

@@ -84,14 +84,15 @@ def encoder_losses(
     depth: Tensor, direction: Tensor, batch: PairBatch, recipe: EncoderRecipe
 ) -> EncoderLosses:
     """Predictions [2B, P, cells^2] and directions [2B, P, width] against a batch of B pairs."""
-    target = torch.from_numpy(batch.log_depth).reshape(depth.shape)
+    device = depth.device
+    target = torch.from_numpy(batch.log_depth).reshape(depth.shape).to(device)
     known = torch.isfinite(target)
     depth_loss = (depth - target.nan_to_num())[known].abs().mean()
-    matched = torch.from_numpy(batch.matched)
+    matched = torch.from_numpy(batch.matched).to(device)
     pairs, patches = matched.shape
     direction = direction.reshape(pairs, 2, patches, -1)
-    offset = patches * torch.arange(pairs)[:, None]
-    partner = (torch.from_numpy(batch.partner) + offset)[matched]
+    offset = patches * torch.arange(pairs, device=device)[:, None]
+    partner = (torch.from_numpy(batch.partner).to(device) + offset)[matched]
     logits = direction[:, 0][matched] @ direction[:, 1].flatten(0, 1).T / recipe.temperature
     match_loss = F.cross_entropy(logits, partner)
     found = (logits.detach().argmax(dim=-1) == partner).float().mean()
@@ -105,7 +106,8 @@ class EncoderTrainer:
     def __init__(self, model: VGGT, recipe: TrainingRecipe, pool: ScenePool) -> None:
         self.recipe, self.pool, self.step = recipe, pool, 0
         self.encoder = model.aggregator.patch_embed
-        self.heads = EncoderHeads(model.config.embed, recipe.encoder, recipe.seed)
+        heads = EncoderHeads(model.config.embed, recipe.encoder, recipe.seed)
+        self.heads = heads.to(self.encoder.pos_embed.device)
         self._patch = model.config.patch
         self._forward = TrainingForward(model, recipe.scenes.height, recipe.scenes.width)
         named = [*self._parts.named_parameters()]
@@ -153,7 +155,7 @@ class EncoderTrainer:
 
     def _shard(self, shard: int) -> tuple[tuple[float, float, float], tuple[Tensor, ...]]:
         batch = pair_batch(self.pool, self.recipe, self._patch, self.step, shard)
-        images = torch.from_numpy(batch.images).flatten(0, 1)
+        images = torch.from_numpy(batch.images).flatten(0, 1).to(self.parameters[0].device)
         depth, direction = self.heads(self.encoder(images, self._forward.fields()))
         losses = encoder_losses(depth, direction, batch, self.recipe.encoder)
         share = losses.total / self.recipe.encoder.shards

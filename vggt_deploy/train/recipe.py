@@ -162,12 +162,14 @@ class EncoderRecipe:
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """All of it. `config` names the sizes in model/config.py."""
+    """All of it. `config` names the sizes in model/config.py; `precision` "auto" is bf16 on a GPU
+    and fp32 on a CPU, where bf16 is no faster.
+    """
 
     config: str
     seed: int
     steps: int
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16"]
     scenes: SceneRecipe
     batch: BatchRecipe
     colour: ColourRecipe

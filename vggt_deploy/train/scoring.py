@@ -37,12 +37,14 @@ def model_metrics(
     model: VGGT, scenes: Sequence[SceneTruth], executor: Executor
 ) -> list[TruthMetrics]:
     """Each scene through the model as it is, and what `compare.truth` says of the outputs."""
+    device = next(model.parameters()).device
 
     def measure(scene: SceneTruth) -> TruthMetrics:
         with torch.no_grad():
-            images = torch.from_numpy(scene.images).permute(0, 3, 1, 2).float() / 255
+            pixels = torch.from_numpy(scene.images).to(device)
+            images = pixels.permute(0, 3, 1, 2).float() / 255
             outputs = model(images)
-        return truth_metrics({name: outputs[name].numpy() for name in _OUTPUTS}, scene)
+        return truth_metrics({name: outputs[name].cpu().numpy() for name in _OUTPUTS}, scene)
 
     return list(executor.map(measure, scenes))
 
