@@ -55,7 +55,7 @@ def test_numbers_come_back_exactly(peak: float, seed: int, weights: list[float])
         ("mirror", "mirrors = 0.5", "unknown field 'mirrors'"),
         ("steps", "steps = 1.5", "steps is float"),
         ("steps", "steps = 0", "steps must be 1"),
-        ("precision", 'precision = "fp8"', "expected one of fp32, bf16"),
+        ("precision", 'precision = "fp8"', "expected one of auto, fp32, bf16"),
         ("seed", "seed = 0\nseed = 1", "not TOML"),
         ("count", "count = 900001", "scenes.count"),
         ("height", "height = 80", "not a multiple of 14"),
