@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -53,9 +55,16 @@ class Aggregator(nn.Module):
         self.global_blocks = blocks()
 
     def forward(
-        self, images: Tensor, fields: GridFields, keep: frozenset[int]
+        self,
+        images: Tensor,
+        fields: GridFields,
+        keep: frozenset[int],
+        watch: Callable[[int, Tensor], None] | None = None,
     ) -> dict[int, Tensor]:
-        """Images [B, S, 3, H, W] -> {pair: [B*S, P, 2C]} for each pair in `keep`."""
+        """Images [B, S, 3, H, W] -> {pair: [B*S, P, 2C]} for each pair in `keep`.
+
+        `watch(pair, tokens)` is shown what each global block gets; training looks at its attention.
+        """
         scenes, frames, _, height, width = images.shape
         patches = self.patch_embed(images.reshape(-1, 3, height, width), fields)
         x = torch.cat([self._special_tokens(scenes, frames, images.device), patches], dim=1)
@@ -65,6 +74,8 @@ class Aggregator(nn.Module):
             zip(self.frame_blocks, self.global_blocks, strict=True)
         ):
             within = frame_block(x, rope)
+            if watch is not None:
+                watch(i, within)
             x = global_block(within, rope, scenes)
             if i in keep:
                 kept[i] = torch.cat([within, x], dim=-1)

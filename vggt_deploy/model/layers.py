@@ -85,6 +85,17 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: Rope | None = None, scenes: int | None = None) -> Tensor:
         tokens, dim = x.shape[1:]
+        q, k, v = self.project(x, rope, scenes)
+        out: Tensor = self.proj(attend(q, k, v, self.kind).reshape(-1, tokens, dim))
+        return out
+
+    def project(
+        self, x: Tensor, rope: Rope | None, scenes: int | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """X [B*S, P, C] -> q, k, v as they enter the product: [B*S, P, heads, D], or, given scenes,
+        [B, S*P, heads, D].
+        """
+        tokens = x.shape[1]
         merged = scenes is not None and rope is None
         lead = (scenes, -1) if merged else (-1, tokens)
         qkv = self.qkv(x).reshape(*lead, 3 * self.heads, self.head_dim)
@@ -96,8 +107,7 @@ class Attention(nn.Module):
         if scenes is not None and not merged:
             shape = (scenes, -1, self.heads, self.head_dim)
             q, k, v = q.reshape(shape), k.reshape(shape), v.reshape(shape)
-        out: Tensor = self.proj(attend(q, k, v, self.kind).reshape(-1, tokens, dim))
-        return out
+        return q, k, v
 
 
 class Mlp(nn.Module):

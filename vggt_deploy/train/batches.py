@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_deploy.geometry import camera_to_pose_encoding
+from vggt_deploy.model.config import get_config
 from vggt_deploy.train.colour import augment_colours, plain_colours
+from vggt_deploy.train.matches import Matches, draw_matches
 from vggt_deploy.train.pool import ScenePool
 from vggt_deploy.train.recipe import TrainingRecipe
 
@@ -49,12 +51,13 @@ class Targets:
 @dataclass(frozen=True)
 class Batch:
     """images [B, S, 3, H, W] of 0..1, targets, and the frames (indices into B * S, ascending) that
-    the depth and point heads see.
+    the depth and point heads see. `matches` is for attention (see `losses.match_loss`).
     """
 
     images: NDArray[np.float32]
     targets: Targets
     dense_frames: NDArray[np.int64]
+    matches: Matches | None = None
 
 
 def training_batch(pool: ScenePool, recipe: TrainingRecipe, step: int, shard: int) -> Batch:
@@ -62,7 +65,7 @@ def training_batch(pool: ScenePool, recipe: TrainingRecipe, step: int, shard: in
 
     All shards of a step have scenes of the same number of views, so they take the same time.
     """
-    batch = recipe.batch
+    batch, patch = recipe.batch, get_config(recipe.config).patch
     weights = np.asarray(batch.view_weights) / sum(batch.view_weights)
     views = int(np.random.default_rng([recipe.seed, step]).choice(batch.view_counts, p=weights))
     rng = np.random.default_rng([recipe.seed, step, 1 + shard])
@@ -75,6 +78,7 @@ def training_batch(pool: ScenePool, recipe: TrainingRecipe, step: int, shard: in
         images=augment_colours(scenes.images, recipe.colour, rng),
         targets=make_targets(scenes),
         dense_frames=np.sort(rng.permutation(frames)[:seen]),
+        matches=draw_matches(scenes, patch, rng) if recipe.loss.match else None,
     )
 
 

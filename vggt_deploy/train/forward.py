@@ -14,13 +14,15 @@ from torch import Tensor
 from vggt_deploy.model.camera_head import POSE_SIZE
 from vggt_deploy.model.dpt_head import depth_and_confidence, points_and_confidence
 from vggt_deploy.model.fields import GridFields, grid_fields, resize_pos_embed
+from vggt_deploy.model.layers import Block
 from vggt_deploy.model.vggt import VGGT
 
 
 @dataclass(frozen=True)
 class Predictions:
     """poses: per iteration [B, S, 9], the field of view before its ReLU, so that a negative one has
-    a gradient; depth and its confidence [N, H, W], points [N, H, W, 3] and theirs, N dense frames.
+    a gradient; depth and its confidence [N, H, W], points [N, H, W, 3] and theirs, N dense frames;
+    attention: of the watched global blocks, scores before the softmax [B, heads, S*P, S*P].
     """
 
     poses: list[Tensor]
@@ -28,6 +30,7 @@ class Predictions:
     depth_confidence: Tensor
     points: Tensor
     point_confidence: Tensor
+    attention: list[Tensor]
 
 
 class TrainingForward:
@@ -49,16 +52,30 @@ class TrainingForward:
         embedding = self.model.aggregator.patch_embed.pos_embed
         return self._fields._replace(pos_embed=(self._resize @ embedding[0])[None])
 
-    def __call__(self, images: Tensor, dense_frames: Tensor, dtype: torch.dtype) -> Predictions:
+    def __call__(
+        self,
+        images: Tensor,
+        dense_frames: Tensor,
+        dtype: torch.dtype,
+        watched: frozenset[int] = frozenset(),
+    ) -> Predictions:
         """Images [B, S, 3, H, W], indices into B * S -> predictions, float32.
 
-        With `dtype` bfloat16 the products run in it, by autocast.
+        With `dtype` bfloat16 the products run in it, by autocast. `watched` names the global blocks
+        whose attention is wanted.
         """
         model, config = self.model, self.model.config
         scenes, last = images.shape[0], config.depth - 1
         low = dtype != torch.float32
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=low):
-            layers = model.aggregator(images, self.fields(), frozenset({*config.dpt_layers, last}))
+            fields, attention = self.fields(), []
+
+            def watch(pair: int, tokens: Tensor) -> None:
+                if pair in watched:
+                    attention.append(self._attention(pair, tokens, fields, scenes))
+
+            keep = frozenset({*config.dpt_layers, last})
+            layers = model.aggregator(images, fields, keep, watch)
             poses = self._poses(layers[last][:, :1], scenes)
             tokens = [
                 layers[i].index_select(0, dense_frames)[:, config.special_tokens :]
@@ -70,8 +87,23 @@ class TrainingForward:
         depth, depth_confidence = depth_and_confidence(raw_depth.float(), 1)
         points, point_confidence = points_and_confidence(raw_points.float(), 1)
         return Predictions(
-            poses, depth[0, ..., 0], depth_confidence[0], points[0], point_confidence[0]
+            poses,
+            depth[0, ..., 0],
+            depth_confidence[0],
+            points[0],
+            point_confidence[0],
+            attention,
         )
+
+    def _attention(self, pair: int, tokens: Tensor, fields: GridFields, scenes: int) -> Tensor:
+        """Scores before the softmax of a global block that gets `tokens`, [B, heads, S*P, S*P]."""
+        block = self.model.aggregator.global_blocks[pair]
+        assert isinstance(block, Block)
+        rope = (fields.rope_cos, fields.rope_sin)
+        q, k, _ = block.attn.project(block.norm1(tokens), rope, scenes)
+        q, k = q.transpose(1, 2), k.transpose(1, 2)
+        scores: Tensor = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+        return scores
 
     def _poses(self, camera_tokens: Tensor, scenes: int) -> list[Tensor]:
         """`CameraHead.forward` with the gradient cut between iterations."""

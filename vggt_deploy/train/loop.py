@@ -20,16 +20,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vggt_deploy.compare.truth import mean_metrics
 from vggt_deploy.errors import DeployError
+from vggt_deploy.model.config import VGGTConfig
 from vggt_deploy.model.vggt import VGGT
 from vggt_deploy.progress import Progress
 from vggt_deploy.train.batches import Batch, training_batch
 from vggt_deploy.train.forward import TrainingForward
 from vggt_deploy.train.losses import TargetTensors, training_losses
+from vggt_deploy.train.matches import Matches
 from vggt_deploy.train.pool import ScenePool
 from vggt_deploy.train.recipe import OptimizerRecipe, TrainingRecipe
 from vggt_deploy.train.scoring import SceneTruth, model_metrics, single_threads
@@ -57,9 +61,11 @@ class TrainingError(DeployError):
 
 @dataclass(frozen=True)
 class ShardResult:
-    """Losses (total, pose, depth, points) and gradients of one shard, in the parameters' order."""
+    """Losses (total, pose, depth, points, match) of one shard, and its gradients in the order of the
+    parameters.
+    """
 
-    losses: tuple[float, float, float, float]
+    losses: tuple[float, ...]
     gradients: tuple[Tensor, ...]
 
 
@@ -129,13 +135,14 @@ class Trainer:
             torch.from_numpy(batch.images).to(device),
             torch.from_numpy(batch.dense_frames).to(device),
             self._dtype,
+            frozenset(self.recipe.loss.match_blocks if batch.matches else ()),
         )
-        targets = target_tensors(batch, device)
-        losses = training_losses(predictions, targets, self.recipe.loss)
+        targets = target_tensors(batch, device, self.model.config)
+        done = self.step / self.recipe.steps
+        losses = training_losses(predictions, targets, self.recipe.loss, done)
         gradients = gradients_of(losses.total / self.recipe.batch.shards, self.parameters)
-        parts = (losses.total, losses.pose, losses.depth, losses.points)
-        total, pose, depth, points = (float(part.detach()) for part in parts)
-        return ShardResult((total, pose, depth, points), gradients)
+        parts = (losses.total, losses.pose, losses.depth, losses.points, losses.match)
+        return ShardResult(tuple(float(part.detach()) for part in parts), gradients)
 
     def _count(self, losses: Sequence[float], norm: float) -> None:
         window = self.window
@@ -144,6 +151,7 @@ class Trainer:
         window.pose += losses[1]
         window.depth += losses[2]
         window.points += losses[3]
+        window.match += losses[4]
         window.gradient_norm += norm
         window.skipped_in_row = 0
 
@@ -169,14 +177,28 @@ def gradients_of(loss: Tensor, parameters: Sequence[nn.Parameter]) -> tuple[Tens
     return tuple(gradient.contiguous() for gradient in torch.autograd.grad(loss, parameters))
 
 
-def target_tensors(batch: Batch, device: torch.device) -> TargetTensors:
-    """Targets of all poses, and of the depth and points of the dense frames."""
+def target_tensors(batch: Batch, device: torch.device, config: VGGTConfig) -> TargetTensors:
+    """Targets of all poses, of the depth and points of the dense frames, and of attention."""
     targets, seen = batch.targets, batch.dense_frames
     depth, points, valid = (
         torch.from_numpy(array.reshape(-1, *array.shape[2:])[seen]).to(device)
         for array in (targets.depth, targets.points, targets.valid)
     )
-    return TargetTensors(torch.from_numpy(targets.pose).to(device), depth, points, valid)
+    seen_by = None
+    if batch.matches is not None:
+        seen_by = torch.from_numpy(tokens_seen_by(batch.matches, config.special_tokens)).to(device)
+    return TargetTensors(torch.from_numpy(targets.pose).to(device), depth, points, valid, seen_by)
+
+
+def tokens_seen_by(matches: Matches, special: int) -> NDArray[np.int64]:
+    """[B, S * (special + P)]: the token of the scene that shows what each token shows, -1 where
+    there is none. The tokens of a view are `special` ones, then its patches.
+    """
+    batch, views, patches = matches.partner.shape
+    first = special + (special + patches) * matches.other[..., None]
+    found = np.where(matches.matched, first + matches.partner, -1)
+    none = np.full((batch, views, special), -1, dtype=np.int64)
+    return np.concatenate([none, found], axis=2).reshape(batch, -1)
 
 
 def make_optimizer(
@@ -257,6 +279,7 @@ def _log_row(
         pose=window.pose / count,
         depth=window.depth / count,
         points=window.points / count,
+        match=window.match / count,
         gradient_norm=window.gradient_norm / count,
         skipped=window.skipped,
         frames_per_second=rate,

@@ -1,12 +1,16 @@
 """What training minimises: VGGT's losses (arXiv:2503.11651, section 3.2) without the tracker's.
 
-    total = pose * camera + depth * dense(depth) + point * dense(points)
+    total = pose * camera + depth * dense(depth) + point * dense(points) + match * matching
 
     camera       Huber of translation, quaternion and field of view, each a mean over its entries,
                  weighted and averaged over the iterations with weights decay^(last - i)
     dense        mean over known pixels of  c |e| - confidence log c,  plus gradient times
                  the mean, over pairs of known neighbours, of  c |e_a - e_b|, at every 1st, 2nd,
                  4th ... pixel, averaged over these scales. |.| is Euclidean over the channels
+
+    matching     cross entropy of the attention of some global blocks against the patch of another
+                 view that shows the same place; only this is not VGGT's. It fades to nothing over
+                 the training, and makes the difference between learning to see motion and not
 
 The network's confidence c is 1 + exp(.), at least 1. The error e is relative to how far from the
 first camera (depth: from its own) the true value lies, NEAREST at least. VGGT leaves it absolute:
@@ -40,6 +44,7 @@ class TargetTensors:
     depth: Tensor
     points: Tensor
     valid: Tensor
+    seen_by: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,13 @@ class Losses:
     pose: Tensor
     depth: Tensor
     points: Tensor
+    match: Tensor
 
 
-def training_losses(predictions: Predictions, targets: TargetTensors, recipe: LossRecipe) -> Losses:
+def training_losses(
+    predictions: Predictions, targets: TargetTensors, recipe: LossRecipe, done: float = 0.0
+) -> Losses:
+    """`done` 0..1: the part of the training behind it; the match loss fades with it."""
     pose = camera_loss(predictions.poses, targets.pose, recipe)
     depth = dense_loss(
         predictions.depth[..., None],
@@ -64,8 +73,23 @@ def training_losses(predictions: Predictions, targets: TargetTensors, recipe: Lo
     points = dense_loss(
         predictions.points, predictions.point_confidence, targets.points, targets.valid, recipe
     )
+    match = match_loss(predictions.attention, targets.seen_by)
     total = recipe.pose * pose + recipe.depth * depth + recipe.point * points
-    return Losses(total, pose, depth, points)
+    total = total + recipe.match * (1 - done) * match
+    return Losses(total, pose, depth, points, match)
+
+
+def match_loss(attention: Sequence[Tensor], seen_by: Tensor | None) -> Tensor:
+    """Cross entropy of attention scores [B, heads, T, T] of some blocks: each token that has a
+    partner (`seen_by` [B, T], -1 without) should look at it, in every head. Mean over all of them.
+    """
+    if not attention or seen_by is None:
+        return torch.zeros(())
+    losses = []
+    for scores in attention:
+        target = seen_by[:, None].expand(scores.shape[:-1])
+        losses.append(F.cross_entropy(scores.flatten(0, 2), target.flatten(), ignore_index=-1))
+    return torch.stack(losses).mean()
 
 
 def camera_loss(poses: Sequence[Tensor], target: Tensor, recipe: LossRecipe) -> Tensor:

@@ -1,10 +1,7 @@
-"""Pairs of views for the encoder's own training, and which patch of one shows a patch of the other.
+"""Pairs of views for the encoder's own training: which patches show the same place, and how deep.
 
-A patch's centre is unprojected with its depth, moved into the other camera and projected: the patch
-it lands in is its partner, if the other view's depth there says that it is seen and not hidden.
-
-The depth of a view is also asked for by itself: the logarithm of depth in cells of each patch,
-less the view's median, since one picture does not say how large things are.
+The logarithm of depth is asked for in cells of each patch, less the view's median, since one
+picture does not say how large things are.
 """
 
 from __future__ import annotations
@@ -16,10 +13,10 @@ from numpy.typing import NDArray
 
 from vggt_deploy.train.batches import Scenes, mirrored
 from vggt_deploy.train.colour import augment_colours
+from vggt_deploy.train.matches import partners
 from vggt_deploy.train.pool import ScenePool
 from vggt_deploy.train.recipe import TrainingRecipe
 
-VISIBLE = 0.05  # relative difference of depth up to which a projected point is what is seen there
 STREAM = 1  # the random numbers of this stage; the steps after it draw from stream-less seeds
 
 
@@ -84,33 +81,3 @@ def cell_depth(depth: NDArray[np.float32], patch: int, cells: int) -> NDArray[np
     logarithm -= median[:, :, None, None]
     split = logarithm.reshape(batch, views, h, cells, w, cells).transpose(0, 1, 2, 4, 3, 5)
     return np.ascontiguousarray(split.reshape(batch, views, h * w, cells * cells), np.float32)
-
-
-def partners(scenes: Scenes, patch: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """For each patch of view 0 the patch of view 1 that shows its centre [B, P], and whether one
-    does [B, P].
-    """
-    batch, _, height, width = scenes.depth.shape
-    h, w = height // patch, width // patch
-    rows, columns = np.arange(h) * patch + patch // 2, np.arange(w) * patch + patch // 2
-    z = scenes.depth[:, 0, rows[:, None], columns].reshape(batch, -1).astype(np.float64)
-    v, u = np.meshgrid(rows + 0.5, columns + 0.5, indexing="ij")
-    matched = np.isfinite(z) & (z > 0)
-    z = np.where(matched, z, 1)
-    pixel = np.stack([u.ravel(), v.ravel(), np.ones(h * w)], axis=-1)
-    local = (pixel @ np.swapaxes(np.linalg.inv(scenes.intrinsic[:, 0]), -1, -2)) * z[..., None]
-    first, second = scenes.extrinsic[:, 0], scenes.extrinsic[:, 1]
-    # Row vectors: X = (x_0 - t_0) R_0, x_1 = X R_1^T + t_1.
-    world = (local - first[:, None, :, 3]) @ first[..., :3]
-    moved = world @ np.swapaxes(second[..., :3], -1, -2) + second[:, None, :, 3]
-    at = moved @ np.swapaxes(scenes.intrinsic[:, 1], -1, -2)
-    matched &= at[..., 2] > 0
-    scale = np.where(matched, at[..., 2], 1)
-    x, y = at[..., 0] / scale, at[..., 1] / scale
-    matched &= (x >= 0) & (y >= 0) & (x < width) & (y < height)
-    column = np.where(matched, x, 0).astype(np.int64)
-    row = np.where(matched, y, 0).astype(np.int64)
-    seen = scenes.depth[np.arange(batch)[:, None], 1, row, column]
-    with np.errstate(invalid="ignore"):
-        matched &= np.abs(seen - scale) < VISIBLE * scale
-    return (row // patch) * w + column // patch, matched

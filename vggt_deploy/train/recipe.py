@@ -96,6 +96,8 @@ class LossRecipe:
     confidence: float
     gradient: float
     gradient_scales: int
+    match: float
+    match_blocks: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,10 @@ def _problems(recipe: TrainingRecipe) -> list[tuple[bool, str]]:
             "encoder.cells and encoder.match_width must be 1 or more",
         ),
         (recipe.encoder.temperature <= 0, "encoder.temperature must be more than 0"),
+        (
+            any(not 0 <= block < config.depth for block in recipe.loss.match_blocks),
+            f"loss.match_blocks must be in 0 .. {config.depth - 1}",
+        ),
         (recipe.initial.depth <= 0, "initial.depth must be more than 0"),
         (recipe.loss.huber <= 0, "loss.huber must be more than 0"),
         (recipe.optimizer.clip_norm <= 0, "optimizer.clip_norm must be more than 0"),

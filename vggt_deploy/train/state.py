@@ -40,6 +40,7 @@ class Window:
     pose: float = 0.0
     depth: float = 0.0
     points: float = 0.0
+    match: float = 0.0
     gradient_norm: float = 0.0
     skipped: int = 0
     skipped_in_row: int = 0
@@ -61,6 +62,7 @@ class LogRow:
     pose: float
     depth: float
     points: float
+    match: float
     gradient_norm: float
     skipped: int
     frames_per_second: float

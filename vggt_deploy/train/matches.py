@@ -1,0 +1,81 @@
+"""Which patch of one view shows what a patch of another view shows, from depth and cameras.
+
+A patch's centre is unprojected with its depth, moved into the other camera and projected: the patch
+it lands in is its partner, if the other view's depth there says that it is seen and not hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from vggt_deploy.train.batches import Scenes
+
+VISIBLE = 0.05  # relative difference of depth up to which a projected point is what is seen there
+
+
+@dataclass(frozen=True)
+class Matches:
+    """For each patch p of each view one other view of its scene, drawn at random.
+
+    other    int64 [B, S]: that view
+    partner  int64 [B, S, P]: its patch that shows patch p
+    matched  bool [B, S, P]: whether there is one
+    """
+
+    other: NDArray[np.int64]
+    partner: NDArray[np.int64]
+    matched: NDArray[np.bool_]
+
+
+def draw_matches(scenes: Scenes, patch: int, rng: np.random.Generator) -> Matches:
+    """Partners of all patches of scenes [B, S, ...] in a random other view each; S is 2 or more."""
+    batch, views = scenes.depth.shape[:2]
+    view = np.arange(views)
+    other = (view + rng.integers(1, views, (batch, views))) % views
+    pair = np.stack([np.broadcast_to(view, other.shape), other], axis=-1).reshape(-1, 2)
+    rows = np.repeat(np.arange(batch), views)[:, None]
+    pairs = replace(
+        scenes,
+        images=scenes.images[:0],  # not asked for
+        depth=scenes.depth[rows, pair],
+        extrinsic=scenes.extrinsic[rows, pair],
+        intrinsic=scenes.intrinsic[rows, pair],
+    )
+    partner, matched = partners(pairs, patch)
+    shape = (batch, views, -1)
+    return Matches(other, partner.reshape(shape), matched.reshape(shape))
+
+
+def partners(scenes: Scenes, patch: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """For each patch of view 0 the patch of view 1 that shows its centre [B, P], and whether one
+    does [B, P].
+    """
+    batch, _, height, width = scenes.depth.shape
+    h, w = height // patch, width // patch
+    rows, columns = np.arange(h) * patch + patch // 2, np.arange(w) * patch + patch // 2
+    z = scenes.depth[:, 0, rows[:, None], columns].reshape(batch, -1).astype(np.float64)
+    v, u = np.meshgrid(rows + 0.5, columns + 0.5, indexing="ij")
+    matched = np.isfinite(z) & (z > 0)
+    z = np.where(matched, z, 1)
+    pixel = np.stack([u.ravel(), v.ravel(), np.ones(h * w)], axis=-1)
+    local = (pixel @ np.swapaxes(np.linalg.inv(scenes.intrinsic[:, 0]), -1, -2)) * z[..., None]
+    first, second = scenes.extrinsic[:, 0], scenes.extrinsic[:, 1]
+    # Row vectors: X = (x_0 - t_0) R_0, x_1 = X R_1^T + t_1.
+    world = (local - first[:, None, :, 3]) @ first[..., :3]
+    moved = world @ np.swapaxes(second[..., :3], -1, -2) + second[:, None, :, 3]
+    at = moved @ np.swapaxes(scenes.intrinsic[:, 1], -1, -2)
+    matched &= at[..., 2] > 0
+    scale = np.where(matched, at[..., 2], 1)
+    x, y = at[..., 0] / scale, at[..., 1] / scale
+    matched &= (x >= 0) & (y >= 0) & (x < width) & (y < height)
+    column = np.where(matched, x, 0).astype(np.int64)
+    row = np.where(matched, y, 0).astype(np.int64)
+    seen = scenes.depth[np.arange(batch)[:, None], 1, row, column]
+    with np.errstate(invalid="ignore"):
+        matched &= np.abs(seen - scale) < VISIBLE * scale
+    return (row // patch) * w + column // patch, matched
