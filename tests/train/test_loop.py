@@ -210,12 +210,12 @@ def test_one_batch_is_learnt(trainer: Trainer, tiny_pool: ScenePool) -> None:
             tiny_pool.intrinsic[:2, :3],
         )
     )
-    before = np.array(trainer.shard_result(batch).losses)
+    before = np.array(trainer.shard_result(batch).losses)[:4]  # nothing to match in a plain batch
     for group in trainer.optimizer.param_groups:
         group["lr"] = 2e-3
     for _ in range(60):
         learn(trainer, batch, 1)
-    after = np.array(trainer.shard_result(batch).losses)
+    after = np.array(trainer.shard_result(batch).losses)[:4]
     assert (after < 0.6 * before).all(), (before, after)
 
 

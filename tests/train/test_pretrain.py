@@ -11,7 +11,8 @@ from vggt_deploy.model.config import get_config
 from vggt_deploy.train.batches import Scenes, draw_scenes
 from vggt_deploy.train.initial import initial_model
 from vggt_deploy.train.loop import TrainingError
-from vggt_deploy.train.pairs import PairBatch, cell_depth, pair_batch, partners
+from vggt_deploy.train.matches import partners
+from vggt_deploy.train.pairs import PairBatch, cell_depth, pair_batch
 from vggt_deploy.train.pool import ScenePool
 from vggt_deploy.train.pretrain import EncoderTrainer, encoder_losses
 from vggt_deploy.train.recipe import TrainingRecipe

@@ -13,7 +13,8 @@
 A network that has to learn the constants first puts them into the residual stream, where every
 block adds to them until the pictures are lost beside them.
 
-In the blocks of the aggregator the rows of the keys are those of the queries: attention starts as
+In the blocks of the aggregator the norms of queries and keys start at attention_gain (at 1 no score
+could be far above the others: a head of width D has scores up to gain^2 sqrt(D)), and the rows of the keys are those of the queries: attention starts as
 the likeness of what tokens say, the first thing it has to find across views.
 """
 
@@ -67,6 +68,8 @@ def initial_model(config: VGGTConfig, recipe: InitialRecipe, seed: int) -> VGGT:
             if _AGGREGATOR_QKV.fullmatch(name):
                 queries, keys, _ = parameter.chunk(3)
                 keys.copy_(queries)
+            if name.endswith(("q_norm.weight", "k_norm.weight")):
+                parameter.fill_(recipe.attention_gain)
         _set_outputs(model, recipe, generator)
     if waiting:
         raise AssertionError(f"no initial value for {sorted(waiting)}")

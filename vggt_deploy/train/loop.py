@@ -61,8 +61,8 @@ class TrainingError(DeployError):
 
 @dataclass(frozen=True)
 class ShardResult:
-    """Losses (total, pose, depth, points, match) of one shard, and its gradients in the order of the
-    parameters.
+    """Losses (total, pose, depth, points, match) of one shard, and its gradients in the parameters'
+    order.
     """
 
     losses: tuple[float, ...]

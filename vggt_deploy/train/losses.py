@@ -73,22 +73,29 @@ def training_losses(
     points = dense_loss(
         predictions.points, predictions.point_confidence, targets.points, targets.valid, recipe
     )
-    match = match_loss(predictions.attention, targets.seen_by)
+    match = match_loss(predictions.attention, targets.seen_by, targets.pose.shape[1])
     total = recipe.pose * pose + recipe.depth * depth + recipe.point * points
     total = total + recipe.match * (1 - done) * match
     return Losses(total, pose, depth, points, match)
 
 
-def match_loss(attention: Sequence[Tensor], seen_by: Tensor | None) -> Tensor:
-    """Cross entropy of attention scores [B, heads, T, T] of some blocks: each token that has a
-    partner (`seen_by` [B, T], -1 without) should look at it, in every head. Mean over all of them.
+def match_loss(attention: Sequence[Tensor], seen_by: Tensor | None, views: int) -> Tensor:
+    """Cross entropy of attention scores [B, heads, T, T] of some blocks over the T tokens of
+    `views` views: of all tokens of other views, each token that has a partner (`seen_by` [B, T], -1
+    without) should look at that, in every head. Mean over all of them.
+
+    Its own view is left out: nothing in a token says which view it is from, so what is most like a
+    token is itself, and that does no harm.
     """
     if not attention or seen_by is None:
         return torch.zeros(())
     losses = []
     for scores in attention:
+        view = torch.arange(views, device=scores.device)
+        view = view.repeat_interleave(scores.shape[-1] // views)
+        others = scores.masked_fill(view[:, None] == view, -torch.inf)
         target = seen_by[:, None].expand(scores.shape[:-1])
-        losses.append(F.cross_entropy(scores.flatten(0, 2), target.flatten(), ignore_index=-1))
+        losses.append(F.cross_entropy(others.flatten(0, 2), target.flatten(), ignore_index=-1))
     return torch.stack(losses).mean()
 
 

@@ -5,8 +5,9 @@ motion, attention must compare patches, and patches that say nothing give it not
 So the encoder first learns, at a quarter of the cost of a full step and from two linear heads that
 are then thrown away,
 
-    match   which patch of another view shows the same place: cross entropy over all patches of the
-            second views of the shard, logits = cosine of projected tokens / temperature
+    match   which patch of another view shows the same place: cross entropy over the patches of that
+            view, logits = cosine of projected tokens / temperature. (Over the patches of other
+            scenes too, it would learn to tell scenes apart, which is easier and of no use.)
     depth   mean |log depth - prediction| in the cells of each patch, relative to the view's median
 
 and the steps after this train all of it together.
@@ -91,9 +92,8 @@ def encoder_losses(
     matched = torch.from_numpy(batch.matched).to(device)
     pairs, patches = matched.shape
     direction = direction.reshape(pairs, 2, patches, -1)
-    offset = patches * torch.arange(pairs, device=device)[:, None]
-    partner = (torch.from_numpy(batch.partner).to(device) + offset)[matched]
-    logits = direction[:, 0][matched] @ direction[:, 1].flatten(0, 1).T / recipe.temperature
+    partner = torch.from_numpy(batch.partner).to(device)[matched]
+    logits = (direction[:, 0] @ direction[:, 1].transpose(1, 2))[matched] / recipe.temperature
     match_loss = F.cross_entropy(logits, partner)
     found = (logits.detach().argmax(dim=-1) == partner).float().mean()
     total = recipe.depth * depth_loss + recipe.match * match_loss

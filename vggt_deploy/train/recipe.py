@@ -111,6 +111,7 @@ class InitialRecipe:
     token_deviation: float
     output_deviation: float
     layer_scale: float
+    attention_gain: float
     field_of_view: tuple[float, float]
     depth: float
 
