@@ -89,7 +89,12 @@ def test_watched_attention_is_what_the_block_computes(
     block = model.aggregator.global_blocks[2]
     made: list[torch.Tensor] = []
     inputs: list[tuple[torch.Tensor, ...]] = []
-    block.attn.register_forward_hook(lambda _, given, out: (inputs.append(given), made.append(out)))
+
+    def keep(_: object, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
+        inputs.append(given)
+        made.append(out)
+
+    block.attn.register_forward_hook(keep)
     with torch.no_grad():
         predictions = forward(images, dense, torch.float32, frozenset({2}))
         (scores,) = predictions.attention

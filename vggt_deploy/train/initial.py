@@ -13,9 +13,10 @@
 A network that has to learn the constants first puts them into the residual stream, where every
 block adds to them until the pictures are lost beside them.
 
-In the blocks of the aggregator the norms of queries and keys start at attention_gain (at 1 no score
-could be far above the others: a head of width D has scores up to gain^2 sqrt(D)), and the rows of the keys are those of the queries: attention starts as
-the likeness of what tokens say, the first thing it has to find across views.
+In the blocks of the aggregator the rows of the keys are those of the queries: attention starts as
+the likeness of what tokens say, the first thing it has to find across views. The norms of queries
+and keys start at attention_gain: scores reach gain^2 sqrt(D) in a head of width D, and at gain 1
+none could stand out of two hundred.
 """
 
 from __future__ import annotations
