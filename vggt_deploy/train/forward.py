@@ -6,12 +6,14 @@ cut between its iterations, as VGGT trains it, and the positional embedding gets
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vggt_deploy.model.camera_head import POSE_SIZE
+from vggt_deploy.model.config import VGGTConfig
 from vggt_deploy.model.dpt_head import depth_and_confidence, points_and_confidence
 from vggt_deploy.model.fields import GridFields, grid_fields, resize_pos_embed
 from vggt_deploy.model.layers import Block
@@ -22,7 +24,8 @@ from vggt_deploy.model.vggt import VGGT
 class Predictions:
     """poses: per iteration [B, S, 9], the field of view before its ReLU, so that a negative one has
     a gradient; depth and its confidence [N, H, W], points [N, H, W, 3] and theirs, N dense frames;
-    attention: of the watched global blocks, scores before the softmax [B, heads, S*P, S*P].
+    attention: of the watched global blocks, scores before the softmax [B, heads, S*P, S*P];
+    motion: of the motion heads, [B, S, patches, 2] each.
     """
 
     poses: list[Tensor]
@@ -31,6 +34,29 @@ class Predictions:
     points: Tensor
     point_confidence: Tensor
     attention: list[Tensor]
+    motion: list[Tensor]
+
+
+class MotionHeads(nn.Module):
+    """One Linear for each of some pairs of the aggregator: from the patch tokens after its global
+    block to the patch's motion, as in `matches.Matches`. Thrown away after the training.
+    """
+
+    def __init__(self, config: VGGTConfig, pairs: Sequence[int]) -> None:
+        super().__init__()
+        self.pairs = tuple(pairs)
+        self.linears = nn.ModuleList(nn.Linear(config.embed, 2) for _ in pairs)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, layers: Mapping[int, Tensor], special: int, scenes: int) -> list[Tensor]:
+        """Layers of the aggregator [B*S, P, 2C] -> motions [B, S, patches, 2], one a pair."""
+        found = []
+        for pair, linear in zip(self.pairs, self.linears, strict=True):
+            patches = layers[pair][:, special:, linear.in_features :]
+            motion = linear(patches)
+            found.append(motion.reshape(scenes, -1, *motion.shape[1:]))
+        return found
 
 
 class TrainingForward:
@@ -58,6 +84,7 @@ class TrainingForward:
         dense_frames: Tensor,
         dtype: torch.dtype,
         watched: frozenset[int] = frozenset(),
+        motion_heads: MotionHeads | None = None,
     ) -> Predictions:
         """Images [B, S, 3, H, W], indices into B * S -> predictions, float32.
 
@@ -74,13 +101,17 @@ class TrainingForward:
                 if pair in watched:
                     attention.append(self._attention(pair, tokens, fields, scenes))
 
-            keep = frozenset({*config.dpt_layers, last})
+            moving = motion_heads.pairs if motion_heads is not None else ()
+            keep = frozenset({*config.dpt_layers, last, *moving})
             layers = model.aggregator(images, fields, keep, watch)
             poses = self._poses(layers[last][:, :1], scenes)
             tokens = [
                 layers[i].index_select(0, dense_frames)[:, config.special_tokens :]
                 for i in config.dpt_layers
             ]
+            motion = []
+            if motion_heads is not None:
+                motion = motion_heads(layers, config.special_tokens, scenes)
             raw_depth = model.depth_head(tokens, self.grid, self._fields.dpt)
             raw_points = model.point_head(tokens, self.grid, self._fields.dpt)
         # Exponentials in float32: bfloat16 has 3 digits. One "scene" of all dense frames.
@@ -93,6 +124,7 @@ class TrainingForward:
             points[0],
             point_confidence[0],
             attention,
+            motion,
         )
 
     def _attention(self, pair: int, tokens: Tensor, fields: GridFields, scenes: int) -> Tensor:

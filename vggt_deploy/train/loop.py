@@ -31,7 +31,7 @@ from vggt_deploy.model.config import VGGTConfig
 from vggt_deploy.model.vggt import VGGT
 from vggt_deploy.progress import Progress
 from vggt_deploy.train.batches import Batch, training_batch
-from vggt_deploy.train.forward import TrainingForward
+from vggt_deploy.train.forward import MotionHeads, TrainingForward
 from vggt_deploy.train.losses import TargetTensors, training_losses
 from vggt_deploy.train.matches import Matches
 from vggt_deploy.train.pool import ScenePool
@@ -61,7 +61,7 @@ class TrainingError(DeployError):
 
 @dataclass(frozen=True)
 class ShardResult:
-    """Losses (total, pose, depth, points, match) of one shard, and its gradients in the parameters'
+    """Losses (as in `Losses`, in that order) of one shard, and its gradients in the parameters'
     order.
     """
 
@@ -76,8 +76,11 @@ class Trainer:
         self.model, self.recipe, self.pool = model, recipe, pool
         self.step = 0
         self.window = Window()
+        self.motion_heads = MotionHeads(model.config, recipe.loss.motion_pairs)
+        self.motion_heads.to(next(model.parameters()).device)
         # mask_token is in every checkpoint, and no forward uses it: it would have no gradient.
         named = [(n, p) for n, p in model.named_parameters() if not n.endswith("mask_token")]
+        named += [(f"motion_heads.{n}", p) for n, p in self.motion_heads.named_parameters()]
         self.parameters = [parameter for _, parameter in named]
         self.optimizer = make_optimizer(named, recipe.optimizer)
         self._forward = TrainingForward(model, recipe.scenes.height, recipe.scenes.width)
@@ -87,14 +90,18 @@ class Trainer:
         )
         self._dtype = torch.bfloat16 if low else torch.float32
 
+    @property
+    def _parts(self) -> nn.ModuleDict:
+        return nn.ModuleDict({"model": self.model, "motion_heads": self.motion_heads})
+
     def restore(self, checkpoint: Checkpoint) -> None:
-        self.model.load_state_dict(checkpoint.model)
+        self._parts.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(dict(checkpoint.optimizer))
         self.step, self.window = checkpoint.step, checkpoint.window
 
     def checkpoint(self) -> Checkpoint:
         return Checkpoint(
-            self.step, self.model.state_dict(), self.optimizer.state_dict(), self.window
+            self.step, self._parts.state_dict(), self.optimizer.state_dict(), self.window
         )
 
     def train_step(self, executor: Executor) -> None:
@@ -136,12 +143,15 @@ class Trainer:
             torch.from_numpy(batch.dense_frames).to(device),
             self._dtype,
             frozenset(self.recipe.loss.match_blocks if batch.matches else ()),
+            self.motion_heads if batch.matches else None,
         )
         targets = target_tensors(batch, device, self.model.config)
         done = self.step / self.recipe.steps
         losses = training_losses(predictions, targets, self.recipe.loss, done)
         gradients = gradients_of(losses.total / self.recipe.batch.shards, self.parameters)
-        parts = (losses.total, losses.pose, losses.depth, losses.points, losses.match)
+        parts = (
+            losses.total, losses.pose, losses.depth, losses.points, losses.match, losses.motion,
+        )  # fmt: skip
         return ShardResult(tuple(float(part.detach()) for part in parts), gradients)
 
     def _count(self, losses: Sequence[float], norm: float) -> None:
@@ -152,6 +162,7 @@ class Trainer:
         window.depth += losses[2]
         window.points += losses[3]
         window.match += losses[4]
+        window.motion += losses[5]
         window.gradient_norm += norm
         window.skipped_in_row = 0
 
@@ -174,7 +185,9 @@ def gradients_of(loss: Tensor, parameters: Sequence[nn.Parameter]) -> tuple[Tens
     A convolution's comes with its channels last, a slice's with the strides of the whole. The fused
     AdamW reads memory in order and does not look at strides: it would take one for another.
     """
-    return tuple(gradient.contiguous() for gradient in torch.autograd.grad(loss, parameters))
+    # The motion heads have no gradient in a batch without matches.
+    gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+    return tuple(gradient.contiguous() for gradient in gradients)
 
 
 def target_tensors(batch: Batch, device: torch.device, config: VGGTConfig) -> TargetTensors:
@@ -184,10 +197,21 @@ def target_tensors(batch: Batch, device: torch.device, config: VGGTConfig) -> Ta
         torch.from_numpy(array.reshape(-1, *array.shape[2:])[seen]).to(device)
         for array in (targets.depth, targets.points, targets.valid)
     )
-    seen_by = None
-    if batch.matches is not None:
-        seen_by = torch.from_numpy(tokens_seen_by(batch.matches, config.special_tokens)).to(device)
-    return TargetTensors(torch.from_numpy(targets.pose).to(device), depth, points, valid, seen_by)
+    pose = torch.from_numpy(targets.pose).to(device)
+    matches = batch.matches
+    if matches is None:
+        return TargetTensors(pose, depth, points, valid)
+    moved = matches.matched.copy()
+    moved[:, 0] = False  # the first view is where the others' motion leads to
+    return TargetTensors(
+        pose,
+        depth,
+        points,
+        valid,
+        torch.from_numpy(tokens_seen_by(matches, config.special_tokens)).to(device),
+        torch.from_numpy(matches.motion).to(device),
+        torch.from_numpy(moved).to(device),
+    )
 
 
 def tokens_seen_by(matches: Matches, special: int) -> NDArray[np.int64]:
@@ -280,6 +304,7 @@ def _log_row(
         depth=window.depth / count,
         points=window.points / count,
         match=window.match / count,
+        motion=window.motion / count,
         gradient_norm=window.gradient_norm / count,
         skipped=window.skipped,
         frames_per_second=rate,

@@ -1,6 +1,7 @@
 """What training minimises: VGGT's losses (arXiv:2503.11651, section 3.2) without the tracker's.
 
-    total = pose * camera + depth * dense(depth) + point * dense(points) + match * matching
+    total = pose * camera + depth * dense(depth) + point * dense(points)
+            + (1 - done) (match * matching + motion * motion)
 
     camera       Huber of translation, quaternion and field of view, each a mean over its entries,
                  weighted and averaged over the iterations with weights decay^(last - i)
@@ -8,9 +9,13 @@
                  the mean, over pairs of known neighbours, of  c |e_a - e_b|, at every 1st, 2nd,
                  4th ... pixel, averaged over these scales. |.| is Euclidean over the channels
 
-    matching     cross entropy of the attention of some global blocks against the patch of another
-                 view that shows the same place; only this is not VGGT's. It fades to nothing over
-                 the training, and makes the difference between learning to see motion and not
+    matching     cross entropy of the attention of some global blocks against the patch of the
+                 first view that shows the same place, and
+    motion       mean |error| of how far that place moves, read from the tokens after some global
+                 blocks by Linears that are thrown away. These two are not VGGT's; they fade to
+                 nothing over the training. Without the first, attention does not find what moved;
+                 without the second it finds it (a ridge regression on where it looks gives the
+                 pose), and the tokens do not say where
 
 The network's confidence c is 1 + exp(.), at least 1. The error e is relative to how far from the
 first camera (depth: from its own) the true value lies, NEAREST at least. VGGT leaves it absolute:
@@ -45,6 +50,8 @@ class TargetTensors:
     points: Tensor
     valid: Tensor
     seen_by: Tensor | None = None
+    motion: Tensor | None = None
+    moved: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class Losses:
     depth: Tensor
     points: Tensor
     match: Tensor
+    motion: Tensor
 
 
 def training_losses(
@@ -75,8 +83,18 @@ def training_losses(
     )
     match = match_loss(predictions.attention, targets.seen_by, targets.pose.shape[1])
     total = recipe.pose * pose + recipe.depth * depth + recipe.point * points
-    total = total + recipe.match * (1 - done) * match
-    return Losses(total, pose, depth, points, match)
+    motion = motion_loss(predictions.motion, targets.motion, targets.moved)
+    total = total + (1 - done) * (recipe.match * match + recipe.motion * motion)
+    return Losses(total, pose, depth, points, match, motion)
+
+
+def motion_loss(found: Sequence[Tensor], motion: Tensor | None, moved: Tensor | None) -> Tensor:
+    """Mean |error| of motions [B, S, P, 2] where moved [B, S, P]; 0 without a head or a target."""
+    if not found or motion is None or moved is None:
+        return torch.zeros(())
+    known = moved.sum().clamp(min=1)
+    losses = [((one - motion).abs().mean(dim=-1) * moved).sum() / known for one in found]
+    return torch.stack(losses).mean()
 
 
 def match_loss(attention: Sequence[Tensor], seen_by: Tensor | None, views: int) -> Tensor:

@@ -7,7 +7,7 @@ it lands in is its partner, if the other view's depth there says that it is seen
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,23 +20,28 @@ VISIBLE = 0.05  # relative difference of depth up to which a projected point is 
 
 @dataclass(frozen=True)
 class Matches:
-    """For each patch p of each view one other view of its scene, drawn at random.
+    """For each patch p of each view where another view of its scene shows the same place: the first
+    view, which is the world; of the first view itself, one of the others at random.
 
     other    int64 [B, S]: that view
-    partner  int64 [B, S, P]: its patch that shows patch p
+    partner  int64 [B, S, P]: its patch that shows the centre of patch p
     matched  bool [B, S, P]: whether there is one
+    motion   float32 [B, S, P, 2]: from the centre of p to where it is seen there, x and y in units
+             of the picture's width and height; 0 where it is not matched
     """
 
     other: NDArray[np.int64]
     partner: NDArray[np.int64]
     matched: NDArray[np.bool_]
+    motion: NDArray[np.float32]
 
 
 def draw_matches(scenes: Scenes, patch: int, rng: np.random.Generator) -> Matches:
-    """Partners of all patches of scenes [B, S, ...] in a random other view each; S is 2 or more."""
+    """Partners of all patches of scenes [B, S, ...] in the first view; S is 2 or more."""
     batch, views = scenes.depth.shape[:2]
     view = np.arange(views)
-    other = (view + rng.integers(1, views, (batch, views))) % views
+    other = np.zeros((batch, views), dtype=np.int64)
+    other[:, 0] = rng.integers(1, views, batch)
     pair = np.stack([np.broadcast_to(view, other.shape), other], axis=-1).reshape(-1, 2)
     rows = np.repeat(np.arange(batch), views)[:, None]
     pairs = replace(
@@ -46,15 +51,28 @@ def draw_matches(scenes: Scenes, patch: int, rng: np.random.Generator) -> Matche
         extrinsic=scenes.extrinsic[rows, pair],
         intrinsic=scenes.intrinsic[rows, pair],
     )
-    partner, matched = partners(pairs, patch)
+    found = partners(pairs, patch)
     shape = (batch, views, -1)
-    return Matches(other, partner.reshape(shape), matched.reshape(shape))
+    return Matches(
+        other,
+        found.patch.reshape(shape),
+        found.matched.reshape(shape),
+        found.motion.reshape(*shape, 2),
+    )
 
 
-def partners(scenes: Scenes, patch: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """For each patch of view 0 the patch of view 1 that shows its centre [B, P], and whether one
-    does [B, P].
+class Partners(NamedTuple):
+    """For each patch of view 0 the patch of view 1 that shows its centre [B, P], whether one does
+    [B, P], and the motion from here to there [B, P, 2] as in `Matches`.
     """
+
+    patch: NDArray[np.int64]
+    matched: NDArray[np.bool_]
+    motion: NDArray[np.float32]
+
+
+def partners(scenes: Scenes, patch: int) -> Partners:
+    """Where view 1 shows the patches of view 0, of scenes [B, 2, ...]."""
     batch, _, height, width = scenes.depth.shape
     h, w = height // patch, width // patch
     rows, columns = np.arange(h) * patch + patch // 2, np.arange(w) * patch + patch // 2
@@ -78,4 +96,6 @@ def partners(scenes: Scenes, patch: int) -> tuple[NDArray[np.int64], NDArray[np.
     seen = scenes.depth[np.arange(batch)[:, None], 1, row, column]
     with np.errstate(invalid="ignore"):
         matched &= np.abs(seen - scale) < VISIBLE * scale
-    return (row // patch) * w + column // patch, matched
+    motion = np.stack([(x - u.ravel()) / width, (y - v.ravel()) / height], axis=-1)
+    motion = np.where(matched[..., None], motion, 0).astype(np.float32)
+    return Partners((row // patch) * w + column // patch, matched, motion)

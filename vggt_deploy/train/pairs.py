@@ -57,12 +57,12 @@ def pair_batch(
         intrinsic=np.array(pool.intrinsic[rows, view]),
     )
     scenes = mirrored(scenes, rng.random(count) < recipe.batch.mirror)
-    partner, matched = partners(scenes, patch)
+    found = partners(scenes, patch)
     return PairBatch(
         images=augment_colours(scenes.images, recipe.colour, rng),
         log_depth=cell_depth(scenes.depth, patch, encoder.cells),
-        partner=partner,
-        matched=matched,
+        partner=found.patch,
+        matched=found.matched,
     )
 
 

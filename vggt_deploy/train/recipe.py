@@ -98,6 +98,8 @@ class LossRecipe:
     gradient_scales: int
     match: float
     match_blocks: tuple[int, ...]
+    motion: float
+    motion_pairs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -224,8 +226,11 @@ def _problems(recipe: TrainingRecipe) -> list[tuple[bool, str]]:
         ),
         (recipe.encoder.temperature <= 0, "encoder.temperature must be more than 0"),
         (
-            any(not 0 <= block < config.depth for block in recipe.loss.match_blocks),
-            f"loss.match_blocks must be in 0 .. {config.depth - 1}",
+            any(
+                not 0 <= block < config.depth
+                for block in (*recipe.loss.match_blocks, *recipe.loss.motion_pairs)
+            ),
+            f"loss.match_blocks and motion_pairs must be in 0 .. {config.depth - 1}",
         ),
         (recipe.initial.depth <= 0, "initial.depth must be more than 0"),
         (recipe.loss.huber <= 0, "loss.huber must be more than 0"),

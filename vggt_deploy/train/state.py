@@ -41,6 +41,7 @@ class Window:
     depth: float = 0.0
     points: float = 0.0
     match: float = 0.0
+    motion: float = 0.0
     gradient_norm: float = 0.0
     skipped: int = 0
     skipped_in_row: int = 0
@@ -63,6 +64,7 @@ class LogRow:
     depth: float
     points: float
     match: float
+    motion: float
     gradient_norm: float
     skipped: int
     frames_per_second: float
