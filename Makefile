@@ -32,7 +32,9 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 
 OWN = $(IMAGES)$(SCENES)
-CALIBRATION = $(or $(CALIBRATE),$(if $(OWN),,$(DEMO)/calibrate))
+# compare refuses --calibrate where no scheme has static activations.
+STATIC = $(filter all,$(SCHEMES))$(findstring +static,$(SCHEMES))
+CALIBRATION = $(or $(CALIBRATE),$(if $(OWN),,$(if $(STATIC),$(DEMO)/calibrate)))
 
 .PHONY: demo test bench bench-rtx bench-gpu lint clean setup
 .DEFAULT_GOAL := test
@@ -48,7 +50,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  --constraint constraints.txt --editable '.[cpu,rtx,test]'
 	@touch $@
 
-# Seeds from 1 000 000 on are in no training, the family held-out is in none at all, and what static
+# Seeds from 1 000 000 on are in no training, the family hall is in none at all, and what static
 # activations are calibrated on is in neither. Only demo/report and the rendered scenes are replaced;
 # your folders are only read.
 demo: $(STAMP)
@@ -56,14 +58,15 @@ demo: $(STAMP)
 	  $(BIN)/vggt-deploy scene --overwrite --size 224x168 --views $(VIEWS) --count 8 --seed 1000000 \
 	    -o $(DEMO)/scenes/unseen && \
 	  $(BIN)/vggt-deploy scene --overwrite --size 224x168 --views $(VIEWS) --count 8 --seed 2000000 \
-	    --family held-out -o $(DEMO)/scenes/held-out && \
+	    --family hall -o $(DEMO)/scenes/held-out && \
 	  $(BIN)/vggt-deploy scene --overwrite --size 224x168 --views $(VIEWS) --count 8 --seed 3000000 \
 	    -o $(DEMO)/calibrate; \
 	fi
 	$(BIN)/vggt-deploy compare --overwrite --model '$(MODEL)' --schemes '$(SCHEMES)' \
 	  --runtimes torch,onnxruntime --max-images $(VIEWS) --repeats $(REPEATS) \
 	  $(if $(WIDTH),--width $(WIDTH)) $(if $(CALIBRATION),--calibrate '$(CALIBRATION)') \
-	  $(if $(IMAGES),--images '$(IMAGES)',--scenes '$(or $(SCENES),$(DEMO)/scenes)') \
+	  $(if $(IMAGES),--images '$(IMAGES)') $(if $(SCENES),--scenes '$(SCENES)') \
+	  $(if $(OWN),,--scenes '$(DEMO)/scenes') \
 	  $(DEMO_ARGS) -o $(DEMO)/report
 	@echo 'Plots:    $(DEMO)/report/comparison_plots.png'
 	@echo 'Summary:  $(DEMO)/report/comparison_summary.txt'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import vggt_deploy
+from vggt_deploy.compare.variants import parse_variants
+from vggt_deploy.data.synthetic import HELD_OUT
 
 ROOT = Path(__file__).resolve().parents[1]
 # Distribution -> the name it is imported by, where they differ.
@@ -172,6 +175,51 @@ def test_the_makefile_knows_its_targets(target: str) -> None:
     assert done.returncode == 0, done.stderr
     if target not in ("clean",):
         assert "--constraint constraints.txt" in done.stdout
+
+
+def demo_commands(*variables: str) -> list[list[str]]:
+    """What `make demo` would run of vggt-deploy, word by word without the program."""
+    done = subprocess.run(
+        ["make", "--dry-run", "VENV=/nonexistent/venv", "demo", *variables],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    text = done.stdout.replace("\\\n", " ")
+    found = re.findall(r"/bin/vggt-deploy (.*?)(?:&&|;|$)", text, flags=re.MULTILINE)
+    return [shlex.split(command) for command in found]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_the_demo_renders_families_that_there_are() -> None:
+    commands = [command for command in demo_commands() if command[0] == "scene"]
+    drawn = [c[c.index("--family") + 1] if "--family" in c else None for c in commands]
+    assert drawn == [None, HELD_OUT, None]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(
+    "schemes, calibrated",
+    [("all", True), ("int8_pc_sym", False), ("fp16,int8_pc_sym+static", True)],
+)
+def test_the_demo_calibrates_where_something_is_static(schemes: str, calibrated: bool) -> None:
+    (command,) = (c for c in demo_commands(f"SCHEMES={schemes}") if c[0] == "compare")
+    assert ("--calibrate" in command) == calibrated
+    variants = parse_variants(schemes, "torch,onnxruntime", calibrated=calibrated)
+    assert any(variant.activations == "static" for variant in variants) == calibrated
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_the_demo_takes_your_folders_and_drops_none() -> None:
+    """Of both, compare says that it takes one; the demo must not choose silently."""
+    for variables in ({"IMAGES": "a b"}, {"SCENES": "c"}, {"IMAGES": "a", "SCENES": "c"}):
+        (command,) = (
+            c for c in demo_commands(*(f"{k}={v}" for k, v in variables.items())) if c[0] != "scene"
+        )
+        for name, value in variables.items():
+            assert command[command.index(f"--{name.lower()}") + 1] == value
+        assert ("--scenes" in command) == ("SCENES" in variables)
 
 
 def test_ci_runs_make_test_and_decides_nothing_else() -> None:
