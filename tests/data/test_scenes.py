@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,43 @@ def test_only_its_own_folder_is_replaced(tmp_path: Path) -> None:
     before = hashes(target)
     with pytest.raises(ArtifactError, match="holds no scenes"):
         write_scenes(target, seed=3, overwrite=True, **SMALL)
+    assert hashes(target) == before
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_was_put_beside_the_scenes_is_not_replaced(tmp_path: Path, count: int) -> None:
+    target = tmp_path / "scenes"
+    write_scenes(target, seed=1, count=count, **SMALL)
+    (target / "report").mkdir()
+    (target / "report" / "numbers.txt").write_text("an hour's work")
+    before = hashes(target)
+    with pytest.raises(ArtifactError, match="report in it is none of the scenes"):
+        write_scenes(target, seed=1, count=count, overwrite=True, **SMALL)
+    assert hashes(target) == before
+    shutil.rmtree(target / "report")
+    write_scenes(target, seed=8, overwrite=True, **SMALL)  # one for several, and the other way
+    assert hashes(target) != before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "[]",
+        "not JSON",
+        '{"scenes": ["0000_00"]}',
+        '{"scenes": [{"folder": "photos"}]}',
+        "\xff",
+    ],
+)
+def test_a_data_set_with_a_list_of_its_own_is_not_replaced(tmp_path: Path, text: str) -> None:
+    target = tmp_path / "data"
+    (target / "photos").mkdir(parents=True)
+    (target / "photos" / "a.txt").write_text("precious")
+    (target / "scenes.json").write_bytes(text.encode("latin-1"))
+    before = hashes(target)
+    with pytest.raises(ArtifactError, match=r"its scenes\.json is not one that vggt-deploy wrote"):
+        write_scenes(target, seed=1, overwrite=True, **SMALL)
     assert hashes(target) == before
 
 

@@ -29,6 +29,7 @@ from vggt_deploy.data.scene_points import scene_points
 from vggt_deploy.errors import SceneError
 from vggt_deploy.geometry import Doubles
 
+IMAGES = "images"
 PICTURES = "dslr_images_undistorted"
 DISTORTED = "dslr_images"
 CALIBRATION = "dslr_calibration_undistorted"
@@ -94,7 +95,7 @@ def scene_of(pictures: Path) -> SceneFolders | None:
     pictures = pictures.absolute()
     if pictures.name == PICTURES:
         above = pictures.parent
-        root = above.parent if above.name == "images" else above
+        root = above.parent if above.name == IMAGES else above
         calibration = root / CALIBRATION
         if calibration.is_dir():
             return SceneFolders(root, pictures, calibration, root / DEPTH / PICTURES)
@@ -202,7 +203,7 @@ def write_scene(folder: Path | str, views: Views, *, quality: int = 95) -> None:
     _check_views(views)
     root = Path(folder)
     names = [f"DSC_{index:04d}.JPG" for index in range(len(views.images))]
-    pictures, depths = root / "images" / PICTURES, root / DEPTH / PICTURES
+    pictures, depths = root / IMAGES / PICTURES, root / DEPTH / PICTURES
     calibration = root / CALIBRATION
     for made in (pictures, depths, calibration):
         made.mkdir(parents=True, exist_ok=True)
