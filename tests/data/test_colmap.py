@@ -118,6 +118,9 @@ BAD_CAMERAS = {
     "0 PINHOLE 10 8 1 1 5 f": "'f' is no number",
     "0 PINHOLE 0 8 1 1 5 4": "must be positive",
     "0 PINHOLE 10 8 -1 1 5 4": "must be positive",
+    "0 PINHOLE 10 8 1 0 5 4": "must be positive",
+    "0 PINHOLE 10 8 1 -1 5 4": "must be positive",
+    f"{'9' * 5000} PINHOLE 10 8 1 1 5 4": "is no whole number",
     "0 PINHOLE 10 8 1 1 5 4\n0 PINHOLE 10 8 1 1 5 4": "line 4: camera 0 is there twice",
 }
 GOOD_IMAGE = "1 1 0 0 0 0 0 0 0 a.jpg"

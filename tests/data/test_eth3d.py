@@ -310,6 +310,14 @@ def test_a_broken_picture_is_refused(copy: Path) -> None:
         read_scene(copy)
 
 
+def test_a_picture_too_large_for_pillow_is_refused(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(SceneError, match="can't be read as a picture: Image size"):
+        read_scene(copy)
+
+
 @pytest.mark.parametrize("size", [0, 336 * 252 * 4 - 1, 336 * 252 * 4 + 4, 6048 * 4032 * 4])
 def test_depth_of_a_wrong_size_is_refused(copy: Path, size: int) -> None:
     path = copy / DEPTHS / "DSC_0003.JPG"

@@ -30,8 +30,9 @@ CAMERAS, IMAGES, POINTS = "cameras.txt", "images.txt", "points3D.txt"
 # Files give quaternions with 6 digits and more; a norm further from 1 is a column in the wrong
 # place.
 _UNIT_TOLERANCE = 1e-2
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # within 64 bits; int() raises from 4301 digits on
 _PINHOLE_PARAMS = {"PINHOLE": 4, "SIMPLE_PINHOLE": 3}
+_FOCAL_LENGTHS = {"PINHOLE": 2}  # of the other models the first parameter at least is one
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def read_cameras(path: Path) -> dict[int, ColmapCamera]:
         wanted = _PINHOLE_PARAMS.get(camera.model)
         if wanted is not None and len(camera.params) != wanted:
             line.refuse(f"{camera.model} has {wanted} parameters, not {len(camera.params)}")
-        if min(camera.width, camera.height) < 1 or camera.params[0] <= 0:
+        focal = camera.params[: _FOCAL_LENGTHS.get(camera.model, 1)]
+        if min(camera.width, camera.height, *focal) <= 0:
             line.refuse("a size and a focal length must be positive")
         if camera.id in cameras:
             line.refuse(f"camera {camera.id} is there twice")

@@ -25,6 +25,7 @@ from PIL import Image
 from vggt_deploy.data import colmap
 from vggt_deploy.data.colmap import ColmapCamera, ColmapImage
 from vggt_deploy.data.folders import find_images
+from vggt_deploy.data.images import DECODE_ERRORS
 from vggt_deploy.data.scene_points import scene_points
 from vggt_deploy.errors import SceneError
 from vggt_deploy.geometry import Doubles
@@ -251,7 +252,7 @@ def _check_picture(path: Path, camera: ColmapCamera) -> None:
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as picture:
             size, turned = picture.size, picture.getexif().get(_ORIENTATION_TAG, 1) != 1
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for a broken header
+    except DECODE_ERRORS as error:
         raise SceneError(
             f"{path} can't be read as a picture: {error}", "take it from the data set again"
         ) from error

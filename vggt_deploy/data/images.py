@@ -39,7 +39,7 @@ PATCH = 14
 WHITE = np.float32(1.0)
 
 # What Pillow's decoders raise on broken files (UnidentifiedImageError is an OSError).
-_DECODE_ERRORS = (
+DECODE_ERRORS = (
     OSError,
     SyntaxError,  # broken PNG chunks and EXIF headers
     ValueError,
@@ -273,7 +273,7 @@ def _decode(path: Path, data: bytes, exif: bool) -> Image.Image:
                 return _to_rgb(_orient(opened) if exif else opened)
     except UnidentifiedImageError as error:
         raise ImageError(f"{path} is not a JPEG or PNG picture{_looks_like(data)}", fix) from error
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         cause = str(error) or type(error).__name__
         raise ImageError(f"{path} can't be decoded: {cause}", fix) from error
 
