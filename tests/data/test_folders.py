@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vggt_deploy.data.folders import find_images, natural_key
+from vggt_deploy.data.folders import find_images, natural_key, scene_roots
 from vggt_deploy.errors import ImageError, UsageError
 
 
@@ -139,6 +139,17 @@ def test_hidden_files_and_folders_are_not_pictures(tmp_path: Path) -> None:
     fill(tmp_path / "__MACOSX", "a.png")
     with pytest.raises(ImageError, match="no JPG, JPEG or PNG"):
         find_images(tmp_path)
+
+
+def test_half_a_scene_of_a_killed_writer_is_no_scene(tmp_path: Path) -> None:
+    images = Path("scene_1", "images", "dslr_images_undistorted")
+    fill(tmp_path / ".unseen.0a1b2c3d.partial" / images, "a.jpg")
+    fill(tmp_path / ".scene_2.0a1b2c3d.old" / images.relative_to("scene_1"), "a.jpg")
+    assert scene_roots(tmp_path) == (tmp_path,)
+    fill(tmp_path / images, "a.jpg")
+    assert scene_roots(tmp_path) == (tmp_path / "scene_1",)
+    # What is hidden above the folder that was asked for is nobody's business.
+    assert scene_roots(tmp_path / ".unseen.0a1b2c3d.partial")[0].name == "scene_1"
 
 
 def test_foreign_formats_are_named(tmp_path: Path) -> None:

@@ -98,7 +98,10 @@ def find_images(root: Path | str, *, max_images: int | None = None) -> ImageFold
 
 
 def scene_roots(folder: Path) -> tuple[Path, ...]:
-    """The ETH3D scenes in `folder`, in natural order; the folder itself where there is none."""
+    """The ETH3D scenes in `folder`, in natural order; the folder itself where there is none.
+
+    Hidden folders are not entered.
+    """
     folder = folder.expanduser().absolute()
     patterns = [
         f"{'*/' * depth}{images}{name}"
@@ -110,7 +113,9 @@ def scene_roots(folder: Path) -> tuple[Path, ...]:
     for pattern in patterns:
         for pictures in folder.glob(pattern):
             inside = {part.lower() for part in pictures.relative_to(folder).parts}
-            if pictures.is_dir() and not inside & NOT_PHOTOGRAPHS:
+            # Hidden: what a killed writer left, half a scene.
+            hidden = any(part.startswith(".") for part in inside)
+            if pictures.is_dir() and not hidden and not inside & NOT_PHOTOGRAPHS:
                 parent = pictures.parent
                 roots.add(parent.parent if parent.name == "images" else parent)
     ordered = sorted(roots, key=lambda root: natural_key(str(root)))
