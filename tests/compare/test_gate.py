@@ -297,6 +297,8 @@ def test_a_file_is_read_whole(tmp_path: Path) -> None:
         ("auc30 = 1", "auc30 = 1\nauc30 = 2", "not TOML"),
         ("most.int8_pc_sym", "most.int9", "unknown scheme 'int9'"),
         ("most.int8_pc_sym", "most.'int4_g128+static'", "4-bit weights"),
+        ("most.int8_pc_sym", "most.'int8_pc_sym+float'", "no row has this label"),
+        ("most.int8_pc_sym", "most.'torch/int8_pc_sym+float'", "no row has this label"),
         ("most.int8_pc_sym", "most.'cuda/int8_pc_sym'", "unknown runtime 'cuda'"),
         ("most.int8_pc_sym", "most.'torch/fp32'", "this is the reference"),
         ("[most.int8_pc_sym]", "[least.int8_pc_sym]", "unknown field 'least'"),

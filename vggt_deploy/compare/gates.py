@@ -136,9 +136,12 @@ def _label_problems(label: str) -> Iterator[str]:
     if label == "torch/fp32":
         yield "this is the reference, which loses nothing against itself: use [reference]"
     try:
-        parse_variant(scheme)
+        parsed, activations = parse_variant(scheme)
     except UsageError as error:
         yield error.message
+        return
+    if activations == "float" and scheme != parsed.name:
+        yield f"no row has this label: float activations are not named, write {parsed.name}"
 
 
 def _limit_problems(where: str, limits: Limits) -> Iterator[str]:
