@@ -293,11 +293,22 @@ def test_depth_that_is_not_finite_is_counted_not_dropped() -> None:
     assert notes["depth"].startswith("1 of 4 depths")
 
 
-@pytest.mark.parametrize("predicted", [[math.nan] * 3, [-1.0, -2.0, 5.0], [0.0, 0.0, 0.0]])
-def test_depth_that_can_not_be_aligned_is_all_wrong(predicted: list[float]) -> None:
+@pytest.mark.parametrize(
+    "predicted, bad, not_positive",
+    [
+        ([math.nan] * 3, 3, False),
+        ([-1.0, -2.0, 5.0], 0, True),
+        ([0.0, 0.0, 0.0], 0, True),
+        ([-1.0, math.inf, -2.0], 1, True),
+    ],
+)
+def test_depth_that_can_not_be_aligned_is_all_wrong(
+    predicted: list[float], bad: int, not_positive: bool
+) -> None:
     found, notes = depth_of(predicted, [1.0, 2.0, 3.0])
     assert (found.abs_rel, found.delta_125, found.scale) == (1.0, 0.0, 0.0)
-    assert "not positive" in notes["depth"]
+    assert ("not positive" in notes["depth"]) == not_positive
+    assert (f"{bad} of 3 depths are not finite" in notes["depth"]) == (bad > 0)
 
 
 def test_no_true_depth_is_said(truth: Known) -> None:

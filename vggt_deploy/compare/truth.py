@@ -351,15 +351,16 @@ def _depth(
     """Depths [N] of the pixels whose truth is known."""
     a, b = predicted.astype(np.float64), true.astype(np.float64)
     finite = np.isfinite(a)
+    said = []
     if not finite.all():
         bad = np.count_nonzero(~finite)
-        notes["depth"] = f"{bad} of {a.size} depths are not finite: counted as depth 0"
+        said.append(f"{bad} of {a.size} depths are not finite: counted as depth 0")
     middle = float(np.median(a[finite])) if finite.any() else 0.0
-    if middle <= 0.0:
-        scale = 0.0
-        notes["depth"] = "the median depth is not positive: counted as depth 0 everywhere"
-    else:
-        scale = float(np.median(b)) / middle
+    scale = float(np.median(b)) / middle if middle > 0.0 else 0.0
+    if finite.any() and middle <= 0.0:
+        said.append("the median depth is not positive: counted as depth 0 everywhere")
+    if said:
+        notes["depth"] = "; ".join(said)
     a = np.where(finite, a, 0.0) * scale
     inside = (a > 0.0) & (a < 1.25 * b) & (b < 1.25 * a)
     return DepthTruth(
