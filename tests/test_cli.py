@@ -146,7 +146,8 @@ def test_the_default_folder(model: str, activations: str, expected: str) -> None
 
 def test_picture_sizes() -> None:
     assert options.parse_picture_size("640x480") == (640, 480)
-    for text in ("640", "640X480", "0x480", "640x-1", "axb", "15x480"):
+    assert options.parse_picture_size("16x4096") == (16, 4096)
+    for text in ("640", "640X480", "0x480", "640x-1", "axb", "15x480", "640x4097", "99999x99999"):
         with pytest.raises(UsageError, match="--size"):
             options.parse_picture_size(text)
 

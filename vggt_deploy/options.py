@@ -165,6 +165,9 @@ def parse_bundle_format(
 def parse_picture_size(text: str) -> tuple[int, int]:
     """`640x480` -> (width, height) in pixels."""
     match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
-    if match is None or min(width := int(match[1]), height := int(match[2])) < 16:
-        raise UsageError(f"--size {text!r} is not WIDTHxHEIGHT", "e.g. --size 640x480, at least 16")
-    return width, height
+    sides = () if match is None else (int(match[1]), int(match[2]))
+    if not sides or min(sides) < 16 or max(sides) > 4096:
+        raise UsageError(
+            f"--size {text!r} is not WIDTHxHEIGHT of 16 to 4096 pixels", "e.g. --size 640x480"
+        )
+    return sides

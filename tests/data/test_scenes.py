@@ -14,6 +14,7 @@ from vggt_deploy.cli import app
 from vggt_deploy.data import scenes
 from vggt_deploy.data.eth3d import read_scene
 from vggt_deploy.data.scenes import write_scenes
+from vggt_deploy.data.synthetic import FAMILIES, HELD_OUT
 from vggt_deploy.errors import ArtifactError, UsageError
 
 SMALL = {"views": 2, "width": 64, "height": 48}
@@ -170,3 +171,8 @@ def test_the_command(tmp_path: Path) -> None:
 def test_wrong_words_end_with_2(tmp_path: Path, wrong: tuple[str, str]) -> None:
     assert call("-o", str(tmp_path / "out"), "--size", "64x48", *wrong).exit_code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_names_every_family() -> None:
+    shown = CliRunner().invoke(app, ["scene", "--help"], env={"COLUMNS": "200"}).output
+    assert ", ".join(FAMILIES) + f" or {HELD_OUT} (in no training)" in " ".join(shown.split())

@@ -64,7 +64,10 @@ Sensitive = Annotated[
 ]
 Images = Annotated[Path, typer.Option("--images", help="A folder of images, or an ETH3D scene.")]
 MaxImages = Annotated[
-    int | None, typer.Option("--max-images", min=1, help="Use the first N images only.")
+    int | None,
+    typer.Option(
+        "--max-images", min=1, help="Use the first N images only; of several scenes, of each."
+    ),
 ]
 AcceptFloat = Annotated[
     bool,

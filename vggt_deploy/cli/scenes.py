@@ -21,7 +21,12 @@ def scene(
         typer.Option("--count", min=1, help="N > 1: the scenes of N seeds, in scene_<seed> each."),
     ] = 1,
     family: Annotated[
-        str | None, typer.Option("--family", help="Kind of scene; default: drawn by the seed.")
+        str | None,
+        typer.Option(
+            "--family",
+            help="room, tabletop, yard or hall (in no training); default: the seed draws one of"
+            " the first three.",
+        ),
     ] = None,
     size: Annotated[str, typer.Option("--size", help="WIDTHxHEIGHT in pixels.")] = "448x336",
     overwrite: Overwrite = False,

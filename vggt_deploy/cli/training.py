@@ -23,7 +23,10 @@ DEFAULT_CONFIG = "vggt-nano"
 @app.command()
 def train(
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder of the run to write.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Folder to write: the run, or with --evaluate the scores."
+        ),
     ] = None,
     cache: Annotated[
         Path | None,
@@ -39,12 +42,16 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")
     ] = False,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Not the recipe's.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Instead of the recipe's.")
+    ] = None,
     scenes: Annotated[
         int | None,
         typer.Option("--scenes", min=1, help="Train, or with --evaluate score, on this many."),
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Not the recipe's.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Instead of the recipe's.")
+    ] = None,
     precision: Annotated[
         str | None, typer.Option("--precision", help="fp32 or bf16; default: bf16 on a GPU.")
     ] = None,
