@@ -65,8 +65,11 @@ def quick(
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """Of the last checkpoint, which are not rounded."""
     content = torch.load(run / CHECKPOINT_FILE, weights_only=True)
-    model: dict[str, torch.Tensor] = content["model"]
-    return model
+    return {
+        key.removeprefix("model."): value
+        for key, value in content["model"].items()
+        if key.startswith("model.")
+    }
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

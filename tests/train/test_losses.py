@@ -203,7 +203,9 @@ def test_the_total_adds_the_parts(dense: dict[str, Tensor]) -> None:
     depth = dense["value"][..., 0]
     pose = torch.randn(1, 2, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     losses = training_losses(
-        Predictions([pose], depth, dense["confidence"], dense["value"], dense["confidence"], []),
+        Predictions(
+            [pose], depth, dense["confidence"], dense["value"], dense["confidence"], [], []
+        ),
         TargetTensors(pose + 1, dense["target"][..., 0], dense["target"], dense["valid"]),
         RECIPE,
     )

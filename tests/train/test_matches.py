@@ -10,10 +10,10 @@ import torch
 
 from vggt_deploy.model.config import get_config
 from vggt_deploy.train.batches import Scenes, draw_scenes, training_batch
-from vggt_deploy.train.forward import TrainingForward
+from vggt_deploy.train.forward import MotionHeads, TrainingForward
 from vggt_deploy.train.initial import initial_model
 from vggt_deploy.train.loop import tokens_seen_by
-from vggt_deploy.train.losses import match_loss
+from vggt_deploy.train.losses import match_loss, motion_loss
 from vggt_deploy.train.matches import Matches, draw_matches, partners
 from vggt_deploy.train.pool import ScenePool
 from vggt_deploy.train.recipe import TrainingRecipe
@@ -26,12 +26,12 @@ def scenes(tiny_pool: ScenePool) -> Scenes:
     return draw_scenes(tiny_pool, 4, 3, 4, np.random.default_rng(0))
 
 
-def test_every_view_is_matched_with_another_of_its_scene(scenes: Scenes) -> None:
+def test_every_view_is_matched_with_the_first(scenes: Scenes) -> None:
     matches = draw_matches(scenes, PATCH, np.random.default_rng(1))
     assert matches.other.shape == (4, 3)
     assert matches.partner.shape == matches.matched.shape == (4, 3, 12)
-    assert (matches.other != np.arange(3)).all()
-    assert set(matches.other.ravel()) == {0, 1, 2}
+    assert (matches.other[:, 1:] == 0).all()
+    assert set(matches.other[:, 0]) == {1, 2}
     for b in range(4):
         for a in range(3):
             pair = [a, matches.other[b, a]]
@@ -41,10 +41,57 @@ def test_every_view_is_matched_with_another_of_its_scene(scenes: Scenes) -> None
                 scenes.extrinsic[b : b + 1, pair],
                 scenes.intrinsic[b : b + 1, pair],
             )
-            partner, matched = partners(alone, PATCH)
+            partner, matched, motion = partners(alone, PATCH)
             assert np.array_equal(matches.matched[b, a], matched[0])
             assert np.array_equal(matches.partner[b, a][matched[0]], partner[0][matched[0]])
+            assert np.array_equal(matches.motion[b, a], motion[0])
     assert matches.matched.any()
+
+
+def test_motion_leads_to_where_the_patch_is_seen(scenes: Scenes) -> None:
+    """By the ray of the patch's centre, unprojected and projected pixel by pixel."""
+    matches = draw_matches(scenes, PATCH, np.random.default_rng(1))
+    height, width = scenes.depth.shape[2:]
+    checked = 0
+    for b, a, p in zip(*np.nonzero(matches.matched), strict=True):
+        o = matches.other[b, a]
+        row, column = divmod(p, width // PATCH)
+        u, v = column * PATCH + 7, row * PATCH + 7
+        k, e = scenes.intrinsic[b], scenes.extrinsic[b]
+        local = scenes.depth[b, a, v, u] * np.linalg.inv(k[a]) @ [u + 0.5, v + 0.5, 1]
+        world = e[a][:, :3].T @ (local - e[a][:, 3])
+        x, y, z = k[o] @ (e[o][:, :3] @ world + e[o][:, 3])
+        expected = [(x / z - u - 0.5) / width, (y / z - v - 0.5) / height]
+        np.testing.assert_allclose(matches.motion[b, a, p], expected, atol=1e-5)
+        checked += 1
+    assert checked > 20
+    assert (matches.motion[~matches.matched] == 0).all()
+    assert np.abs(matches.motion[matches.matched]).max() > 0.02
+
+
+def test_motion_loss_by_hand() -> None:
+    found = torch.tensor([[[[0.1, 0.2], [0.5, 0.5]]]])
+    motion = torch.tensor([[[[0.3, 0.1], [0.0, 0.0]]]])
+    moved = torch.tensor([[[True, False]]])
+    assert float(motion_loss([found], motion, moved)) == pytest.approx(0.15)
+    assert float(motion_loss([found, motion], motion, moved)) == pytest.approx(0.075)
+    assert float(motion_loss([], motion, moved)) == 0
+    assert float(motion_loss([found], None, None)) == 0
+
+
+def test_motion_heads_read_the_tokens_after_the_global_block() -> None:
+    heads = MotionHeads(get_config("vggt-tiny"), (1, 2))
+    torch.nn.init.ones_(heads.linears[1].weight)
+    layers = {i: torch.zeros(4, 5 + 3, 64) for i in (1, 2)}  # two scenes of two views
+    layers[2][3, 5 + 1, 32:] = 1.0
+    layers[2][:, :5] = 7.0  # special tokens
+    layers[2][:, :, :32] = 9.0  # after the frame block
+    first, second = heads(layers, 5, 2)
+    assert first.shape == second.shape == (2, 2, 3, 2)
+    assert not first.any()
+    expected = torch.zeros(2, 2, 3, 2)
+    expected[1, 1, 1] = 32.0
+    torch.testing.assert_close(second, expected)
 
 
 def test_tokens_are_counted_view_by_view() -> None:
@@ -53,6 +100,7 @@ def test_tokens_are_counted_view_by_view() -> None:
         other=np.array([[1, 0]]),
         partner=np.array([[[1, 0], [0, 0]]]),
         matched=np.array([[[True, False], [True, True]]]),
+        motion=np.zeros((1, 2, 2, 2), np.float32),
     )
     expected = [-1, -1, -1, 9, -1, -1, -1, -1, 3, 3]
     assert tokens_seen_by(matches, 3).tolist() == [expected]

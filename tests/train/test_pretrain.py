@@ -48,7 +48,7 @@ def by_hand(scenes: Scenes, pair: int, patch: int) -> int | None:
 
 
 def test_partners_show_the_same_point_of_the_plane(pairs: Scenes) -> None:
-    partner, matched = partners(pairs, PATCH)
+    partner, matched, _ = partners(pairs, PATCH)
     assert partner.shape == matched.shape == (6, 12)
     expected = [[by_hand(pairs, i, p) for p in range(12)] for i in range(6)]
     for i in range(6):
@@ -63,12 +63,12 @@ def test_partners_show_the_same_point_of_the_plane(pairs: Scenes) -> None:
 def test_what_stands_before_it_hides_the_partner(pairs: Scenes) -> None:
     nearer = pairs.depth.copy()
     nearer[:, 1] *= 0.9
-    _, matched = partners(replace(pairs, depth=nearer), PATCH)
+    _, matched, _ = partners(replace(pairs, depth=nearer), PATCH)
     assert not matched.any()
     nearer[:, 1] *= 1.08 / 0.9
     slightly = pairs.depth.copy()
     slightly[:, 1] *= 1.02
-    _, still = partners(replace(pairs, depth=slightly), PATCH)
+    _, still, _ = partners(replace(pairs, depth=slightly), PATCH)
     assert still.any()
 
 
