@@ -13,6 +13,7 @@ from vggt_deploy.compare.metrics import TensorMetrics
 from vggt_deploy.compare.paired import Difference, TruthLoss
 from vggt_deploy.compare.recommend import loss, recommend, slower_than
 from vggt_deploy.compare.report import Recommendation, Row
+from vggt_deploy.compare.truth import TruthMean
 
 
 def make_row(
@@ -173,6 +174,12 @@ def lost(n: int = 8, **means: float) -> TruthLoss:
     )  # fmt: skip
 
 
+def truth(auc_30: float) -> TruthMean:
+    """A variant's own numbers by the truth; only AUC@30 is looked at."""
+    none = dict.fromkeys(field.name for field in fields(TruthMean))
+    return TruthMean(**{**none, "auc_30": auc_30})  # type: ignore[arg-type]
+
+
 FAR = ROWS[3]  # 2.5 x the gate of AbsRel against FP32, and the fastest
 
 
@@ -208,8 +215,19 @@ def test_lost_pairs_count_where_the_truth_does_not() -> None:
     geometry = GeometryMetrics(pose=PoseErrors(1, None, None, 0, 1))
     row = replace(ROWS[2], geometry=geometry)
     assert loss(row)[0] == float("inf")  # type: ignore[index]
-    judged = replace(row, truth_loss=lost(auc_30=0.5, auc_5=0.5))
+    judged = replace(row, truth=truth(60.0), truth_loss=lost(auc_30=0.5, auc_5=0.5))
     assert loss(judged) == (pytest.approx(0.5), "AUC@30 lost")
+
+
+@pytest.mark.parametrize("own, alone", [(0.0, False), (19.4, False), (19.6, True), (60.0, True)])
+def test_poses_that_had_nothing_to_lose_are_held_against_fp32(own: float, alone: bool) -> None:
+    """With an AUC of 0 for FP32 any poses at all would lose nothing."""
+    far = Angles(n=1, mean_deg=90.0, median_deg=90.0, max_deg=90.0)
+    geometry = GeometryMetrics(pose=PoseErrors(1, far, far, 0, 0))
+    row = replace(ROWS[2], geometry=geometry, truth=truth(own))
+    judged = replace(row, truth_loss=lost(auc_30=0.5, auc_5=0.0))
+    expected = (0.5, "AUC@30 lost") if alone else (180.0, "rotation, degrees")
+    assert loss(judged) == (pytest.approx(expected[0]), expected[1])
 
 
 def test_a_recommendation_says_what_was_lost() -> None:

@@ -19,7 +19,8 @@ scenes, `paired.TruthLoss`):
 
 and from 5 scenes on they stand alone for what they judge (AUC for poses, AbsRel for depth, points
 for points): a variant may be far from FP32 and no worse. Of fewer scenes chance alone could pass
-one, so both kinds hold there.
+one, so both kinds hold there; and for poses where FP32 itself has less than 20 points of AUC@30:
+who has nothing loses nothing, however wrong its poses are.
 
 The gates are a convention of this tool (small beside VGGT's own error on benchmarks), not a law,
 and other ones than those of gates.toml, which are measured.
@@ -55,6 +56,7 @@ NOT_EVIDENCE = "the weights are random: accuracy on random weights is not eviden
 
 Part = Literal["pose", "depth", "points"]
 ENOUGH_SCENES = 5  # from here on the truth alone judges
+LEAST_AUC_30 = 20.0  # of FP32, points of percent: below it AUC has too little to lose to judge
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,9 @@ def loss(row: Row) -> tuple[float, str] | None:
     by_truth = {
         part
         for part, quantity in _JUDGES.items()
-        if (lost := _lost(row, quantity)) is not None and lost.n >= ENOUGH_SCENES
+        if (lost := _lost(row, quantity)) is not None
+        and lost.n >= ENOUGH_SCENES
+        and (part != "pose" or _reference_auc_30(row) >= LEAST_AUC_30)
     }
     gates = [*(gate for gate in GATES if gate.part not in by_truth), *TRUTH_GATES]
     found = [(v / g.limit, g.name) for g in gates if (v := g.value(row)) is not None]
@@ -125,6 +129,13 @@ def loss(row: Row) -> tuple[float, str] | None:
     if pairs and "pose" not in by_truth:  # the truth counts them as 180 degrees
         return float("inf"), f"{pairs} pairs lost their baseline"
     return max(found) if found else None
+
+
+def _reference_auc_30(row: Row) -> float:
+    """AUC@30 of PyTorch FP32 on the row's scenes: what the row has and what it lost."""
+    lost = _mean_lost(row, "auc_30")
+    own = row.truth.auc_30 if row.truth is not None else None
+    return 0.0 if lost is None or own is None else own + lost
 
 
 def _by_truth(row: Row) -> str:
