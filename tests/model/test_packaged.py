@@ -77,6 +77,8 @@ def test_a_missing_file_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(ModelError, match="weights of vggt-nano are missing") as caught:
             ask(NAME)
         assert "install vggt-deploy again" in caught.value.fix
+        # A training without these two options is refused.
+        assert "train --config vggt-nano --cache DIR -o RUN" in caught.value.fix
 
 
 def test_a_folder_of_that_name_changes_nothing(

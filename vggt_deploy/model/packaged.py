@@ -30,6 +30,6 @@ def packaged_checkpoint(name: str) -> Path:
         raise ModelError(
             f"the weights of {name} are missing from this installation: there is no {path}",
             "install vggt-deploy again from a complete wheel or checkout, or give a file: "
-            f"`vggt-deploy train --config {name}` makes one",
+            f"`vggt-deploy train --config {name} --cache DIR -o RUN` makes one",
         )
     return path
