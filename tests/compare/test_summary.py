@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from vggt_deploy.compare.summary import summary_text, timing_notes
+from vggt_deploy.compare.summary import calibration_notes, summary_text, timing_notes
 from vggt_deploy.compare.text import megabytes, number, table, wrap
 
 
@@ -62,3 +62,28 @@ def test_times_of_a_busy_machine_are_called_noisy(fake: Any) -> None:
 
 def test_too_few_calls_are_named(fake: Any) -> None:
     assert any("fewer than 3" in note for note in timing_notes(fake.run(repeats=1)))
+
+
+def test_what_was_read_is_said(fake: Any) -> None:
+    """Why there is no truth, and what static activations were calibrated on, stand nowhere else."""
+    report = fake.run()
+    text = " ".join(summary_text(report).split())
+    assert report.notes
+    for note in report.notes:
+        assert " ".join(note.split()) in text
+    assert "truth: none, " in text
+
+
+def test_calibration_on_what_is_compared_is_said(fake: Any) -> None:
+    report = fake.run()
+    hashes = [file["sha256"] for scene in report.question["scenes"] for file in scene["files"]]
+
+    def notes(images: dict[str, str] | None) -> list[str]:
+        calibration = None if images is None else {"images": images}
+        return calibration_notes(
+            replace(report, question={**report.question, "calibration": calibration})
+        )
+
+    assert notes(None) == notes({"a.jpg": "0" * 64}) == []
+    (note,) = notes({"a.jpg": "0" * 64, "renamed.jpg": hashes[0]})
+    assert f"calibrated on 1 of the {len(hashes)} pictures" in note

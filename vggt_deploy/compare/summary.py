@@ -119,10 +119,26 @@ def _question(report: ComparisonReport) -> str:
         names = f"{', '.join(report.scenes)}; timed on the first"
         lines += [f"{'scenes' if i == 0 else '':<9} {x}" for i, x in enumerate(wrap(names, 110))]
     lines += [f"left out  {text}" for scene in scenes for text in scene["skipped"]]
+    for text in report.notes:  # what was read, why a truth is not known, what was calibrated on
+        lines += [f"{'' if i else 'read':<9} {x}" for i, x in enumerate(wrap(text, 110))]
     if report.random_weights:
         lines.append(f"NOTE      {NOT_EVIDENCE}; sizes and times are real.")
-    lines += [f"NOTE      {text}" for text in timing_notes(report)]
+    lines += [f"NOTE      {text}" for text in (*calibration_notes(report), *timing_notes(report))]
     return "\n".join(lines)
+
+
+def calibration_notes(report: ComparisonReport) -> list[str]:
+    """What speaks against trusting static activations: they were fitted to what is compared."""
+    calibration = report.question["calibration"]
+    if calibration is None:
+        return []
+    files = [file["sha256"] for scene in report.question["scenes"] for file in scene["files"]]
+    seen = set(calibration["images"].values())
+    both = sum(sha256 in seen for sha256 in files)
+    if not both:
+        return []
+    text = f"static activations were calibrated on {both} of the {len(files)} pictures compared"
+    return [f"{text}: on other pictures they may be worse."]
 
 
 def timing_notes(report: ComparisonReport) -> list[str]:
