@@ -31,7 +31,7 @@ def tiny_recipe() -> TrainingRecipe:
         steps=6,
         scenes=SceneRecipe(count=10, views=6, height=42, width=56),
         batch=replace(nano.batch, frames=12, shards=2, view_counts=(2, 3), view_weights=(0.5, 0.5)),
-        loss=replace(nano.loss, match_blocks=(1, 3), motion_pairs=(1, 3)),
+        loss=replace(nano.loss, pose_from=0.0, match_blocks=(1, 3), motion_pairs=(1, 3)),
         optimizer=replace(nano.optimizer, warmup_steps=2),
         encoder=replace(nano.encoder, steps=4, pairs=4, warmup_steps=2),
     )

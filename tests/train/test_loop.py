@@ -22,6 +22,7 @@ from vggt_deploy.model.weights import load_model
 from vggt_deploy.train import evaluate as evaluate_module
 from vggt_deploy.train import loop, pipeline, pretrain
 from vggt_deploy.train.batches import Batch, Scenes, plain_batch
+from vggt_deploy.train.centre import centre_camera_tokens
 from vggt_deploy.train.evaluate import Scores
 from vggt_deploy.train.initial import TRAINED_HEADS, initial_model
 from vggt_deploy.train.loop import (
@@ -304,12 +305,10 @@ def test_the_learning_rate_warms_up_and_falls(tiny_recipe: TrainingRecipe) -> No
     assert all(a > b for a, b in pairwise(rates[10:]))
 
 
-def test_only_weights_of_products_decay_and_the_camera_head_has_a_rate_of_its_own(
-    tiny_recipe: TrainingRecipe,
-) -> None:
+def test_only_weights_of_products_decay(tiny_recipe: TrainingRecipe) -> None:
     model = initial_model(get_config("vggt-tiny"), tiny_recipe.initial, 0)
     named = list(model.named_parameters())
-    recipe = replace(tiny_recipe.optimizer, weight_decay=0.07, camera_rate=0.2)
+    recipe = replace(tiny_recipe.optimizer, weight_decay=0.07)
     group_of = {
         id(parameter): group
         for group in make_optimizer(named, recipe).param_groups
@@ -319,7 +318,6 @@ def test_only_weights_of_products_decay_and_the_camera_head_has_a_rate_of_its_ow
     decaying = set()
     for name, parameter in named:
         group = group_of[id(parameter)]
-        assert group["rate"] == (0.2 if name.startswith("camera_head.") else 1.0), name
         assert group["weight_decay"] in (0.0, 0.07)
         if group["weight_decay"]:
             decaying.add(name)
@@ -332,12 +330,62 @@ def test_only_weights_of_products_decay_and_the_camera_head_has_a_rate_of_its_ow
     assert "aggregator.frame_blocks.0.norm1.weight" not in decaying
 
 
-def test_a_step_takes_each_groups_rate(trainer: Trainer) -> None:
+def test_a_step_takes_its_rate(trainer: Trainer) -> None:
     with single_threads(1) as executor:
         trainer.train_step(executor)
     rate = learning_rate(trainer.recipe.optimizer, 0, trainer.recipe.steps)
-    rates = {group["lr"] for group in trainer.optimizer.param_groups}
-    assert rates == {rate, rate * trainer.recipe.optimizer.camera_rate}
+    assert {group["lr"] for group in trainer.optimizer.param_groups} == {rate}
+
+
+def camera_tokens(trainer: Trainer, step: int) -> torch.Tensor:
+    """What the camera head's first norm makes of the tokens of a step's scenes."""
+    batch = loop.training_batch(trainer.pool, trainer.recipe, step, 0)
+    model, last = trainer.model, trainer.model.config.depth - 1
+    with torch.no_grad():
+        images = torch.from_numpy(batch.images)
+        layers = model.aggregator(images, trainer._forward.fields(), frozenset({last}))
+        normed: torch.Tensor = model.camera_head.token_norm(layers[last][:, 0])
+    return normed
+
+
+def test_the_camera_head_begins_with_tokens_that_differ(
+    tiny_recipe: TrainingRecipe, tiny_pool: ScenePool
+) -> None:
+    """Until pose_from the head does not move; then its norm is set, and it learns."""
+    recipe = replace(
+        tiny_recipe,
+        loss=replace(tiny_recipe.loss, pose_from=0.5),
+        optimizer=replace(tiny_recipe.optimizer, weight_decay=0.0),
+    )
+    model = initial_model(get_config("vggt-tiny"), recipe.initial, 0)
+    trainer = Trainer(model, recipe, tiny_pool)
+    head = {name: value.clone() for name, value in model.camera_head.state_dict().items()}
+    with single_threads(1) as executor:
+        for _ in range(3):
+            trainer.train_step(executor)
+        for name, value in model.camera_head.state_dict().items():
+            assert torch.equal(value, head[name]), name
+        trainer.train_step(executor)
+    after = model.camera_head.state_dict()
+    assert not torch.equal(after["pose_branch.fc2.weight"], head["pose_branch.fc2.weight"])
+    moved = (after["token_norm.weight"] - head["token_norm.weight"]).abs().mean()
+    assert moved > 10 * recipe.optimizer.peak  # no step of the optimizer goes so far
+
+
+def test_centred_camera_tokens_have_mean_zero_and_deviation_one(
+    trainer: Trainer, tiny_recipe: TrainingRecipe, tiny_pool: ScenePool
+) -> None:
+    steps = [max(0, step) for step in range(tiny_recipe.steps - 12, tiny_recipe.steps)]
+
+    def tokens() -> torch.Tensor:
+        return torch.cat([camera_tokens(trainer, step) for step in steps])
+
+    assert tokens().mean(dim=0).abs().mean() > 0.1
+    centre_camera_tokens(trainer._forward, tiny_pool, tiny_recipe)
+    assert tokens().mean(dim=0).abs().max() < 1e-4
+    deviation = tokens().std(dim=0)
+    assert deviation.max() < 1 + 1e-4
+    assert (deviation > 1 - 1e-4).float().mean() > 0.8  # the others hardly change at all
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

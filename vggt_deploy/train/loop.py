@@ -15,10 +15,9 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from vggt_deploy.model.config import VGGTConfig
 from vggt_deploy.model.vggt import VGGT
 from vggt_deploy.progress import Progress
 from vggt_deploy.train.batches import Batch, training_batch
+from vggt_deploy.train.centre import centre_camera_tokens
 from vggt_deploy.train.forward import MotionHeads, TrainingForward
 from vggt_deploy.train.losses import TargetTensors, training_losses
 from vggt_deploy.train.matches import Matches
@@ -89,6 +89,7 @@ class Trainer:
             recipe.precision == "auto" and self._device.type == "cuda"
         )
         self._dtype = torch.bfloat16 if low else torch.float32
+        self._pose_step = round(recipe.loss.pose_from * recipe.steps)
 
     @property
     def _parts(self) -> nn.ModuleDict:
@@ -110,9 +111,10 @@ class Trainer:
         Raises:
             TrainingError: MOST_SKIPPED steps in a row were left out.
         """
+        if self._pose_step and self.step == self._pose_step:
+            centre_camera_tokens(self._forward, self.pool, self.recipe)
         for group in self.optimizer.param_groups:
-            rate = learning_rate(self.recipe.optimizer, self.step, self.recipe.steps)
-            group["lr"] = rate * group["rate"]
+            group["lr"] = learning_rate(self.recipe.optimizer, self.step, self.recipe.steps)
         shards = list(executor.map(self._shard, range(self.recipe.batch.shards)))
         losses = [
             sum(values) / len(shards) for values in zip(*(s.losses for s in shards), strict=True)
@@ -146,8 +148,10 @@ class Trainer:
             self.motion_heads if batch.matches else None,
         )
         targets = target_tensors(batch, device, self.model.config)
-        done = self.step / self.recipe.steps
-        losses = training_losses(predictions, targets, self.recipe.loss, done)
+        loss = self.recipe.loss
+        if self.step < self._pose_step:
+            loss = replace(loss, pose=0.0)
+        losses = training_losses(predictions, targets, loss, self.step / self.recipe.steps)
         gradients = gradients_of(losses.total / self.recipe.batch.shards, self.parameters)
         parts = (
             losses.total, losses.pose, losses.depth, losses.points, losses.match, losses.motion,
@@ -228,21 +232,18 @@ def tokens_seen_by(matches: Matches, special: int) -> NDArray[np.int64]:
 def make_optimizer(
     named: Sequence[tuple[str, nn.Parameter]], recipe: OptimizerRecipe
 ) -> torch.optim.AdamW:
-    """AdamW in groups: only the weights of Linears and convolutions decay, not biases, norms or
-    tokens; `rate` is a group's factor of the learning rate.
-    """
-    groups: list[dict[str, Any]] = []
-    for rate, is_camera in ((1.0, False), (recipe.camera_rate, True)):
-        for decay, is_matrix in ((recipe.weight_decay, True), (0.0, False)):
-            chosen = [
-                parameter
-                for name, parameter in named
-                if name.startswith("camera_head.") == is_camera
-                and (name.endswith(".weight") and parameter.dim() >= 2) == is_matrix
-            ]
-            if chosen:
-                groups.append({"params": chosen, "weight_decay": decay, "rate": rate})
-    return torch.optim.AdamW(groups, lr=recipe.peak, betas=(recipe.beta1, recipe.beta2), fused=True)
+    """AdamW; only the weights of Linears and convolutions decay, not biases, norms or tokens."""
+    decaying = [p for n, p in named if n.endswith(".weight") and p.dim() >= 2]
+    others = [p for n, p in named if not (n.endswith(".weight") and p.dim() >= 2)]
+    return torch.optim.AdamW(
+        [
+            {"params": decaying, "weight_decay": recipe.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=recipe.peak,
+        betas=(recipe.beta1, recipe.beta2),
+        fused=True,
+    )
 
 
 def learning_rate(recipe: OptimizerRecipe, step: int, steps: int) -> float:

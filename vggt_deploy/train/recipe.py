@@ -83,9 +83,14 @@ class ColourRecipe:
 
 @dataclass(frozen=True)
 class LossRecipe:
-    """Weights of the loss; see `losses`."""
+    """Weights of the loss; see `losses`.
+
+    pose_from  part of the training before which the pose does not count; then the camera head is
+               set by what it is given (see `centre`). At 0 it counts from the start as it is
+    """
 
     pose: float
+    pose_from: float
     depth: float
     point: float
     translation: float
@@ -120,14 +125,9 @@ class InitialRecipe:
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """AdamW, with a linear warm-up and a cosine from `peak` to `final` over the steps.
-
-    camera_rate  factor of the camera head's learning rate: its answer is the sum of the corrections
-                 of all iterations, so one step moves all poses by several times the rate
-    """
+    """AdamW, with a linear warm-up and a cosine from `peak` to `final` over the steps."""
 
     peak: float
-    camera_rate: float
     final: float
     warmup_steps: int
     beta1: float
@@ -195,7 +195,8 @@ def _problems(recipe: TrainingRecipe) -> list[tuple[bool, str]]:
     config.grid(scenes.height, scenes.width)
     counts = batch.view_counts
     numbers = [value for _, value in _numbers(dataclasses.asdict(recipe))]
-    shares = (batch.widen_until, batch.mirror, recipe.colour.permute, recipe.colour.blur)
+    colour = recipe.colour
+    shares = (batch.widen_until, batch.mirror, colour.permute, colour.blur, recipe.loss.pose_from)
     return [
         (not all(math.isfinite(n) and n >= 0 for n in numbers), "no number may be negative or NaN"),
         (recipe.steps < 1, "steps must be 1 or more"),
