@@ -22,14 +22,8 @@ from vggt_deploy.compare.processes import Outcome
 from vggt_deploy.data.eth3d import write_scene
 from vggt_deploy.data.synthetic import render_views
 from vggt_deploy.export import materialize
-from vggt_deploy.model import packaged
 from vggt_deploy.quantize import apply
 from vggt_deploy.quantize.qparams import QuantizedTensor, quantize
-
-pytestmark = pytest.mark.skipif(
-    not (packaged.PRETRAINED / "vggt-nano" / packaged.CHECKPOINT_NAME).is_file(),
-    reason="this checkout has no weights of vggt-nano",
-)
 
 SCHEME = "int8_pc_asym"
 FIRST_SEED = 1_000_000  # in no training
