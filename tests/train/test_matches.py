@@ -12,9 +12,8 @@ from vggt_deploy.model.config import get_config
 from vggt_deploy.train.batches import Scenes, draw_scenes, training_batch
 from vggt_deploy.train.forward import MotionHeads, TrainingForward
 from vggt_deploy.train.initial import initial_model
-from vggt_deploy.train.loop import tokens_seen_by
 from vggt_deploy.train.losses import match_loss, motion_loss
-from vggt_deploy.train.matches import Matches, draw_matches, partners
+from vggt_deploy.train.matches import Matches, draw_matches, partners, tokens_seen_by
 from vggt_deploy.train.pool import ScenePool
 from vggt_deploy.train.recipe import TrainingRecipe
 
@@ -179,5 +178,10 @@ def test_attention_learns_to_look_there(tiny_pool: ScenePool, tiny_recipe: Train
 def test_without_the_loss_nothing_is_matched(
     tiny_pool: ScenePool, tiny_recipe: TrainingRecipe
 ) -> None:
-    recipe = replace(tiny_recipe, loss=replace(tiny_recipe.loss, match=0.0))
-    assert training_batch(tiny_pool, recipe, 0, 0).matches is None
+    def matches(**weights: float) -> Matches | None:
+        recipe = replace(tiny_recipe, loss=replace(tiny_recipe.loss, **weights))  # type: ignore[arg-type]
+        return training_batch(tiny_pool, recipe, 0, 0).matches
+
+    assert matches(match=0.0, motion=0.0) is None
+    assert matches(match=0.0) is not None
+    assert matches(motion=0.0) is not None

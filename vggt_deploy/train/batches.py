@@ -21,7 +21,7 @@ from vggt_deploy.model.config import get_config
 from vggt_deploy.train.colour import augment_colours, plain_colours
 from vggt_deploy.train.matches import Matches, draw_matches
 from vggt_deploy.train.pool import ScenePool
-from vggt_deploy.train.recipe import TrainingRecipe
+from vggt_deploy.train.recipe import LossRecipe, TrainingRecipe
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,13 @@ def training_batch(pool: ScenePool, recipe: TrainingRecipe, step: int, shard: in
         images=augment_colours(scenes.images, recipe.colour, rng),
         targets=make_targets(scenes),
         dense_frames=np.sort(rng.permutation(frames)[:seen]),
-        matches=draw_matches(scenes, patch, rng) if recipe.loss.match else None,
+        matches=draw_matches(scenes, patch, rng) if asks_for_matches(recipe.loss) else None,
     )
+
+
+def asks_for_matches(loss: LossRecipe) -> bool:
+    """Whether attention or motion is trained."""
+    return loss.match > 0 or loss.motion > 0
 
 
 def plain_batch(scenes: Scenes) -> Batch:

@@ -19,9 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vggt_deploy.compare.truth import mean_metrics
@@ -33,7 +31,7 @@ from vggt_deploy.train.batches import Batch, training_batch
 from vggt_deploy.train.centre import centre_camera_tokens
 from vggt_deploy.train.forward import MotionHeads, TrainingForward
 from vggt_deploy.train.losses import TargetTensors, training_losses
-from vggt_deploy.train.matches import Matches
+from vggt_deploy.train.matches import tokens_seen_by
 from vggt_deploy.train.pool import ScenePool
 from vggt_deploy.train.recipe import OptimizerRecipe, TrainingRecipe
 from vggt_deploy.train.scoring import SceneTruth, model_metrics, single_threads
@@ -119,12 +117,9 @@ class Trainer:
         losses = [
             sum(values) / len(shards) for values in zip(*(s.losses for s in shards), strict=True)
         ]
-        gradients = list(shards[0].gradients)
-        for shard in shards[1:]:
-            torch._foreach_add_(gradients, list(shard.gradients))
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.recipe.optimizer.clip_norm))
+        norm = set_gradients(
+            self.parameters, [s.gradients for s in shards], self.recipe.optimizer.clip_norm
+        )
         if math.isfinite(norm) and all(math.isfinite(loss) for loss in losses):
             self.optimizer.step()
             self._count(losses, norm)
@@ -194,6 +189,18 @@ def gradients_of(loss: Tensor, parameters: Sequence[nn.Parameter]) -> tuple[Tens
     return tuple(gradient.contiguous() for gradient in gradients)
 
 
+def set_gradients(
+    parameters: Sequence[nn.Parameter], shards: Sequence[Sequence[Tensor]], clip_norm: float
+) -> float:
+    """Give the parameters the sum of the shards' gradients, clipped -> its norm before that."""
+    gradients = list(shards[0])
+    for shard in shards[1:]:
+        torch._foreach_add_(gradients, list(shard))
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    return float(nn.utils.clip_grad_norm_(parameters, clip_norm))
+
+
 def target_tensors(batch: Batch, device: torch.device, config: VGGTConfig) -> TargetTensors:
     """Targets of all poses, of the depth and points of the dense frames, and of attention."""
     targets, seen = batch.targets, batch.dense_frames
@@ -216,17 +223,6 @@ def target_tensors(batch: Batch, device: torch.device, config: VGGTConfig) -> Ta
         torch.from_numpy(matches.motion).to(device),
         torch.from_numpy(moved).to(device),
     )
-
-
-def tokens_seen_by(matches: Matches, special: int) -> NDArray[np.int64]:
-    """[B, S * (special + P)]: the token of the scene that shows what each token shows, -1 where
-    there is none. The tokens of a view are `special` ones, then its patches.
-    """
-    batch, views, patches = matches.partner.shape
-    first = special + (special + patches) * matches.other[..., None]
-    found = np.where(matches.matched, first + matches.partner, -1)
-    none = np.full((batch, views, special), -1, dtype=np.int64)
-    return np.concatenate([none, found], axis=2).reshape(batch, -1)
 
 
 def make_optimizer(
@@ -313,8 +309,8 @@ def _log_row(
     if not scored:
         return row
     mean = mean_metrics(model_metrics(trainer.model, scored, executor))
-    return LogRow(
-        **{name: value for name, value in vars(row).items() if value is not None},
+    return replace(
+        row,
         auc_30=mean.auc_30,
         auc_5=mean.auc_5,
         rotation_deg=mean.rotation_median_deg,

@@ -8,7 +8,6 @@
     dense        mean over known pixels of  c |e| - confidence log c,  plus gradient times
                  the mean, over pairs of known neighbours, of  c |e_a - e_b|, at every 1st, 2nd,
                  4th ... pixel, averaged over these scales. |.| is Euclidean over the channels
-
     matching     cross entropy of the attention of some global blocks against the patch of the
                  first view that shows the same place, and
     motion       mean |error| of how far that place moves, read from the tokens after some global
@@ -69,7 +68,7 @@ class Losses:
 def training_losses(
     predictions: Predictions, targets: TargetTensors, recipe: LossRecipe, done: float = 0.0
 ) -> Losses:
-    """`done` 0..1: the part of the training behind it; the match loss fades with it."""
+    """`done` 0..1: the part of the training behind it; the match and motion losses fade with it."""
     pose = camera_loss(predictions.poses, targets.pose, recipe)
     depth = dense_loss(
         predictions.depth[..., None],

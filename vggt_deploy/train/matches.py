@@ -61,6 +61,17 @@ def draw_matches(scenes: Scenes, patch: int, rng: np.random.Generator) -> Matche
     )
 
 
+def tokens_seen_by(matches: Matches, special: int) -> NDArray[np.int64]:
+    """[B, S * (special + P)]: the token of the scene that shows what each token shows, -1 where
+    there is none. The tokens of a view are `special` ones, then its patches.
+    """
+    batch, views, patches = matches.partner.shape
+    first = special + (special + patches) * matches.other[..., None]
+    found = np.where(matches.matched, first + matches.partner, -1)
+    none = np.full((batch, views, special), -1, dtype=np.int64)
+    return np.concatenate([none, found], axis=2).reshape(batch, -1)
+
+
 class Partners(NamedTuple):
     """For each patch of view 0 the patch of view 1 that shows its centre [B, P], whether one does
     [B, P], and the motion from here to there [B, P, 2] as in `Matches`.

@@ -36,6 +36,7 @@ from vggt_deploy.train.loop import (
     interrupts,
     learning_rate,
     make_optimizer,
+    set_gradients,
 )
 from vggt_deploy.train.pairs import PairBatch, pair_batch
 from vggt_deploy.train.pool import ScenePool
@@ -134,13 +135,10 @@ class EncoderTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(optimizer, self.step, encoder.steps)
         results = list(executor.map(self._shard, range(encoder.shards)))
-        gradients = list(results[0][1])
-        for _, more in results[1:]:
-            torch._foreach_add_(gradients, list(more))
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.optimizer.clip_norm)
-        if not torch.isfinite(norm):
+        norm = set_gradients(
+            self.parameters, [r[1] for r in results], self.recipe.optimizer.clip_norm
+        )
+        if not math.isfinite(norm):
             raise TrainingError(
                 f"step {self.step} of the encoder's training has a gradient that is not finite",
                 "lower encoder.peak in the recipe, or raise encoder.warmup_steps",
