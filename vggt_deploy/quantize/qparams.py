@@ -18,6 +18,7 @@ channels, G = ceil(K / size).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +40,9 @@ TORCH_DTYPE: dict[Precision, torch.dtype] = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
+
+# rows [R, L], low [R, 1], high [R, 1] of everything in them -> the range to keep, inside of that.
+RangeOf = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 _CHUNK = 1 << 20  # weights per pass: the FP32 scratch stays at 4 MiB, inside the cache
 
@@ -67,12 +71,19 @@ class QuantizedTensor:
 
 
 def quantize(
-    weight: Tensor, form: WeightFormat, *, axis: int = 0, scale_dtype: Precision = "fp32"
+    weight: Tensor,
+    form: WeightFormat,
+    *,
+    axis: int = 0,
+    scale_dtype: Precision = "fp32",
+    range_of: RangeOf | None = None,
 ) -> QuantizedTensor:
     """Quantize one weight.
 
     weight: Linear [N, K] or Conv [N, C, kh, kw] with axis 0, ConvTranspose [C_in, C_out, kh, kw]
     with axis 1. Groups are for [N, K] only.
+    range_of: chooses a narrower range for each row of `scale_rows`, beyond which integers saturate;
+    None: all of it (`ranges` has others).
     """
     if weight.numel() == 0:
         raise QuantizeError("the weight is empty", "exclude the layer")
@@ -83,10 +94,12 @@ def quantize(
             "use a per-channel format for convolutions",
         )
     moved = weight.detach().movedim(axis, 0)
-    rows = _rows(moved.float(), form)
+    rows = scale_rows(moved.float(), form)
     low, high = _range(rows)
-    scale, zero_point = _scale_and_zero(low, high, form, TORCH_DTYPE[scale_dtype])
-    q = _round(rows, scale, zero_point, form)
+    if range_of is not None:
+        low, high = range_of(rows, low, high)
+    scale, zero_point = scale_and_zero(low, high, form, scale_dtype)
+    q = _round(rows, scale, zero_point, form, saturate=range_of is not None)
 
     shape: tuple[int, ...] = ()
     match form.granularity:
@@ -136,7 +149,7 @@ def dequantize(qt: QuantizedTensor) -> Tensor:
     return weight
 
 
-def _rows(weight: Tensor, form: WeightFormat) -> Tensor:
+def scale_rows(weight: Tensor, form: WeightFormat) -> Tensor:
     """[N, ...] -> [R, L], one row per scale; a short last group is padded with zeros."""
     match form.granularity:
         case PerTensor():
@@ -165,17 +178,20 @@ def _range(rows: Tensor) -> tuple[Tensor, Tensor]:
     return low.clamp_(max=0), high.clamp_(min=0)
 
 
-def _scale_and_zero(
-    low: Tensor, high: Tensor, form: WeightFormat, dtype: torch.dtype
+def scale_and_zero(
+    low: Tensor, high: Tensor, form: WeightFormat, scale_dtype: Precision
 ) -> tuple[Tensor, Tensor]:
-    """Scale float32 [R, 1] (a value of `dtype`) and stored zero point float32 [R, 1]."""
+    """Scale float32 [R, 1] (values of `scale_dtype`) and stored zero point float32 [R, 1].
+
+    low <= 0 <= high: float32 [R, 1], what is kept.
+    """
     # Float64 for these few numbers: high - low of two huge FP32 weights would overflow.
     low64, high64 = low.double(), high.double()
     if form.symmetric:
         span, levels = torch.maximum(high64, -low64), form.qmax
     else:
         span, levels = high64 - low64, form.qmax - form.qmin
-    scale = _stored_scale(span, levels, dtype)
+    scale = _stored_scale(span, levels, TORCH_DTYPE[scale_dtype])
     if form.symmetric:
         return scale, torch.zeros_like(scale)
     zero_point = torch.round(-low / scale).clamp_(0, levels)
@@ -194,11 +210,14 @@ def _stored_scale(span: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
     return scale.masked_fill_(span == 0, 1.0)
 
 
-def _round(rows: Tensor, scale: Tensor, zero_point: Tensor, form: WeightFormat) -> Tensor:
+def _round(
+    rows: Tensor, scale: Tensor, zero_point: Tensor, form: WeightFormat, *, saturate: bool
+) -> Tensor:
     """[R, L] -> int8 [R, L], a chunk at a time; torch.round is half to even.
 
-    Symmetric needs no clamp. Rounding the scale to BF16, the coarsest type, moves it by at most
-    2**-8 of its value, so |w / scale| <= 127 * (1 + 2**-8) = 127.496, which rounds to 127.
+    Symmetric up to the largest weight needs no clamp. Rounding the scale to BF16, the coarsest
+    type, moves it by at most 2**-8 of its value, so |w / scale| <= 127 * (1 + 2**-8) = 127.496,
+    which rounds to 127.
     Asymmetric does: round(hi / scale) and round(-lo / scale) may both round up and sum to 256.
     """
     q = torch.empty(rows.shape, dtype=torch.int8, device=rows.device)
@@ -210,6 +229,8 @@ def _round(rows: Tensor, scale: Tensor, zero_point: Tensor, form: WeightFormat) 
         piece = slice(None) if one else slice(start, start + count)
         scratch = (rows.narrow(along, start, count) / scale[piece]).round_()
         if not form.symmetric:
-            scratch.add_(zero_point[piece]).clamp_(form.qmin, form.qmax)
+            scratch.add_(zero_point[piece])
+        if saturate or not form.symmetric:
+            scratch.clamp_(form.qmin, form.qmax)
         q.narrow(along, start, count).copy_(scratch)
     return q
