@@ -55,20 +55,19 @@ def export(
 ) -> Answer:
     """The artifact that is called `name`."""
     from vggt_deploy.api import export as export_artifact
-    from vggt_deploy.quantize.schemes import parse_variant
+    from vggt_deploy.quantize.schemes import parse_label
 
     variant, _, precision = name.partition("@")
-    scheme, activations = parse_variant(variant)
+    asked = parse_label(variant)
     result = export_artifact(
         checkpoint,
-        scheme.name,
+        asked.label,
         output_dir=Path(folder),
-        activations=activations,
         precision=cast(Any, precision),
         height=height,
         width=width,
         frames=(min(frames), sorted(frames)[len(frames) // 2], max(frames)),
-        calibrate=Path(calibration) if activations == "static" else None,
+        calibrate=Path(calibration) if asked.needs_pictures else None,
         trace_cache=Path(traces),
         verify=False,
     )

@@ -108,13 +108,46 @@ def test_a_good_size_passes() -> None:
 
 
 def test_the_scheme_and_its_activations() -> None:
-    assert options.parse_scheme("int8_pc_sym") == ("int8_pc_sym", "float")
-    assert options.parse_scheme("int8_pc_sym", "dynamic") == ("int8_pc_sym", "dynamic")
-    assert options.parse_scheme("int8_pc_sym+dynamic") == ("int8_pc_sym", "dynamic")
-    assert options.parse_scheme("int8_pc_sym+dynamic", "dynamic") == ("int8_pc_sym", "dynamic")
-    for label, activations in (("int9", "float"), ("fp32", "dynamic"), ("int8_pc_sym", "magic")):
+    def label(*arguments: Any, **more: Any) -> str:
+        return options.parse_scheme(*arguments, **more).label
+
+    assert label("int8_pc_sym") == "int8_pc_sym"
+    assert label("int8_pc_sym", activations="dynamic") == "int8_pc_sym+dynamic"
+    assert label("int8_pc_sym+dynamic") == "int8_pc_sym+dynamic"
+    assert label("int8_pc_sym+dynamic", activations="dynamic") == "int8_pc_sym+dynamic"
+    assert label("int4_g32", words=("gptq", "w=mse")) == "int4_g32+w=mse+gptq"
+    for scheme, mode in (
+        ("int9", None),
+        ("fp32", "dynamic"),
+        ("int8_pc_sym", "magic"),
+        ("int8_pc_sym+static", "dynamic"),
+    ):
         with pytest.raises(UsageError):
-            options.parse_scheme(label, activations)
+            label(scheme, activations=mode)
+    for scheme, words in (("fp32", ("gptq",)), ("int4_g32+gptq", ("gptq",)), ("int4_g32", ("x",))):
+        with pytest.raises(UsageError):
+            label(scheme, words=words)
+    with pytest.raises(UsageError, match="nothing was given"):
+        label(None)
+    with pytest.raises(UsageError, match="both --scheme and --recipe"):
+        label("int8_pc_sym", Path("recipe.toml"))
+
+
+def test_what_was_prepared_says_its_own_scheme() -> None:
+    assert options.only_prepared(Path("/runs/qat"), None, None, None, ()) == "qat"
+    for given in (("int4_g32", None, ()), (None, "static", ()), (None, None, ("gptq",))):
+        with pytest.raises(UsageError, match=r"beside it"):
+            options.only_prepared(Path("/runs/qat"), given[0], None, given[1], given[2])
+
+
+def test_options_become_words_of_the_label() -> None:
+    words = options.treatment_words(
+        smooth="auto", rotate=True, rounding="gptq", weight_range="percentile:99.9", apart=True
+    )
+    assert words == ("w=p99.9", "apart", "smooth", "rotate", "gptq")
+    assert options.treatment_words(
+        smooth="0.5", rotate=False, rounding="nearest", weight_range=None, apart=False
+    ) == ("smooth=0.5",)
 
 
 def test_words_from_a_short_list() -> None:
@@ -141,7 +174,8 @@ def test_words_from_a_short_list() -> None:
     ],
 )
 def test_the_default_folder(model: str, activations: str, expected: str) -> None:
-    assert options.default_output(model, "int8_pc_sym", activations) == Path(expected)
+    mode = "" if activations == "float" else f"+{activations}"
+    assert options.default_output(model, f"int8_pc_sym{mode}") == Path(expected)
 
 
 def test_picture_sizes() -> None:
@@ -166,9 +200,12 @@ def test_export_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     (positional, named) = fake.call_args
     named.pop("progress")
-    assert positional == ("random:vggt-tiny", "int4_g128")
+    model, asked = positional
+    assert (model, asked.label) == ("random:vggt-tiny", "int4_g128+dynamic")
     assert named == {
-        "activations": "dynamic",
+        "calibrate": None,
+        "calibration_method": None,
+        "prepared": None,
         "precision": "fp16",
         "outputs": ("pose", "depth"),
         "height": 28,
@@ -188,7 +225,8 @@ def test_export_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_export_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = stop_at(monkeypatch, "export", ArtifactError("stop", "here"))
     call("export", "--scheme", "int8_pc_sym")
-    assert fake.call_args.args == ("facebook/VGGT-1B", "int8_pc_sym")
+    model, asked = fake.call_args.args
+    assert (model, asked.label) == ("facebook/VGGT-1B", "int8_pc_sym")
     assert fake.call_args.kwargs["output_dir"] == Path("vggt-1b-int8_pc_sym")
     assert fake.call_args.kwargs["frames"] == (1, 5, 16)
     # The model decides: 350 x 518 for VGGT-1B.
@@ -253,18 +291,6 @@ def test_compare_passes_the_device_on(monkeypatch: pytest.MonkeyPatch) -> None:
     call("compare", "--images", "pictures", "-o", "out", *runtimes, "--device", "my/card.toml")
     assert fake.call_args.kwargs["device"] == "my/card.toml"
     assert fake.call_args.kwargs["runtimes"] == "onnxruntime,tensorrt-rtx"
-
-
-def test_static_activations_need_pictures_and_nothing_else_takes_them() -> None:
-    with pytest.raises(UsageError, match="need --calibrate"):
-        options.calibration("static", None, None)
-    with pytest.raises(UsageError, match="--calibrate has no meaning with float"):
-        options.calibration("float", Path("pictures"), None)
-    with pytest.raises(UsageError, match="--calibration-method has no meaning with dynamic"):
-        options.calibration("dynamic", None, "mse")
-    assert options.calibration("float", None, None) == {}
-    assert options.calibration("static", Path("p"), None) == {"calibrate": Path("p")}
-    assert options.calibration("static", Path("p"), "mse")["calibration_method"] == "mse"
 
 
 def test_the_two_bundle_formats_refuse_each_others_options() -> None:

@@ -27,7 +27,7 @@ from vggt_deploy import typed_json
 from vggt_deploy.errors import ArtifactError
 from vggt_deploy.records import FileRecord, Manifest
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST_NAME = "manifest.json"
 
 # A manifest of VGGT-1B is about 100 kB. Whatever is larger than this is not one, and is not parsed.

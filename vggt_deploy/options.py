@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from vggt_deploy.errors import UsageError
 from vggt_deploy.outputs import OUTPUT_GROUPS, output_groups
+
+if TYPE_CHECKING:
+    from vggt_deploy.quantize.schemes import Quantization
 
 PATCH_PX = 14
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -15,26 +19,67 @@ Mode = Literal["crop", "pad"]
 DEFAULT_MODEL = "facebook/VGGT-1B"
 
 
-class SchemeChoice(NamedTuple):
-    """A scheme and its activations, by name."""
+def parse_scheme(
+    label: str | None,
+    recipe: Path | None = None,
+    activations: str | None = None,
+    words: Sequence[str] = (),
+) -> Quantization:
+    """`--scheme` or `--recipe`, with what `--activations`, `--smooth` and their like add to it.
 
-    scheme: str
-    activations: str
+    `int8_pc_sym+dynamic` says scheme and activations in one word.
 
+    Raises:
+        UsageError: neither or both, or words that mean nothing together.
+    """
+    from vggt_deploy.quantize.recipe import load_recipe
+    from vggt_deploy.quantize.schemes import as_quantization, parse_activations, with_words
 
-def parse_scheme(label: str, activations: str = "float") -> SchemeChoice:
-    """`--scheme` and `--activations`; `int8_pc_sym+dynamic` says both in one word."""
-    from vggt_deploy.quantize.schemes import parse_variant
-
-    if "+" in label and activations != "float" and not label.endswith(f"+{activations}"):
+    if (label is None) == (recipe is None):
+        given = "nothing" if label is None else "both --scheme and --recipe"
         raise UsageError(
-            f"--scheme {label} and --activations {activations} contradict each other",
-            "give one of them",
+            f"{given} was given to say what the weights become",
+            "use --scheme, such as --scheme int8_pc_sym, or --recipe FILE, or --prepared DIR",
         )
-    if "+" not in label and activations != "float":
-        label = f"{label}+{activations}"
-    scheme, chosen = parse_variant(label)
-    return SchemeChoice(scheme.name, chosen)
+    asked = load_recipe(recipe) if recipe is not None else as_quantization(str(label))
+    mode = None if activations is None else parse_activations(activations)
+    return with_words(as_quantization(asked, mode), words)
+
+
+def only_prepared(
+    folder: Path,
+    label: str | None,
+    recipe: Path | None,
+    activations: str | None,
+    words: Sequence[str],
+) -> str:
+    """`--prepared` alone: what the folder holds is said there. The name for the output."""
+    options = {"--scheme": label, "--recipe": recipe, "--activations": activations}
+    given = [name for name, value in options.items() if value is not None]
+    if given or words:
+        raise UsageError(
+            f"--prepared was given, and {given[0] if given else '+'.join(words)} beside it",
+            "leave it out: the folder knows its own scheme",
+        )
+    return folder.resolve().name
+
+
+def treatment_words(
+    *, smooth: str | None, rotate: bool, rounding: str | None, weight_range: str | None, apart: bool
+) -> tuple[str, ...]:
+    """The words of a label that these options stand for."""
+    words = []
+    if weight_range is not None:
+        words.append(f"w={weight_range.replace('percentile:', 'p')}")
+    if apart:
+        words.append("apart")
+    if smooth is not None:
+        words.append("smooth" if smooth == "auto" else f"smooth={smooth}")
+    if rotate:
+        words.append("rotate")
+    if rounding is not None and rounding != "nearest":
+        words.append(rounding)
+    return tuple(words)
 
 
 def parse_precision(text: str | None) -> Precision | None:
@@ -98,48 +143,19 @@ def check_size(option: str, pixels: int | None, patch: int = PATCH_PX) -> int | 
     )
 
 
-def default_output(model: str, scheme: str, activations: str) -> Path:
-    """`<model>-<scheme>[-<activations>]` in the working directory.
+def default_output(model: str, label: str) -> Path:
+    """`<model>-<label>` in the working directory, plus signs as dashes.
 
     vggt-nano, int8_pc_sym -> vggt-nano-int8_pc_sym
     facebook/VGGT-1B, int8_pc_sym -> vggt-1b-int8_pc_sym
-    random:vggt-1b, int8_pc_sym, dynamic -> random-vggt-1b-int8_pc_sym-dynamic
-    runs/best.safetensors, int4_g128 -> best-int4_g128
+    random:vggt-1b, int8_pc_sym+dynamic -> random-vggt-1b-int8_pc_sym-dynamic
+    runs/best.safetensors, int4_g128+gptq -> best-int4_g128-gptq
     """
     if not model.startswith("random:"):
         model = Path(model.rstrip("/")).name
         model = re.sub(r"\.(safetensors|pt|pth|bin)$", "", model)
     stem = re.sub(r"[^a-z0-9_.]+", "-", model.lower()).strip("-.") or "model"
-    suffix = "" if activations == "float" else f"-{activations}"
-    return Path(f"{stem}-{scheme}{suffix}")
-
-
-def calibration(
-    activations: str, calibrate: Path | None, method: str | None
-) -> dict[str, Path | str]:
-    """The arguments of `export` that static activations need, and nothing else has."""
-    if activations == "static":
-        if calibrate is None:
-            raise UsageError(
-                "static activations need --calibrate, and there is no default: scales that fit "
-                "other images would look right and be wrong",
-                "--calibrate FOLDER with a few dozen images like those it will see",
-            )
-        return {
-            "calibrate": calibrate,
-            **({} if method is None else {"calibration_method": method}),
-        }
-    given = [
-        name
-        for name, value in (("--calibrate", calibrate), ("--calibration-method", method))
-        if value is not None
-    ]
-    if given:
-        raise UsageError(
-            f"{given[0]} has no meaning with {activations} activations",
-            f"add --activations static, or leave {given[0]} out",
-        )
-    return {}
+    return Path(f"{stem}-{label.replace('+', '-')}")
 
 
 def default_engine(artifact: Path, device: str) -> Path:

@@ -56,15 +56,32 @@ class CalibrationRecord:
     """Where the scales of static activations come from.
 
     method: absmax, percentile or mse, with its parameter in words ("percentile 99.99")
-    statistics_sha256: of the statistics file they were computed from
+    statistics_sha256: of the statistics file they were computed from, which the artifact holds;
+        None where the network was changed first, or trained: nothing else could use them
     images: file name -> SHA-256 of the pictures that were seen
     scales: layer -> scale of its input (per tensor, symmetric)
     """
 
     method: str
-    statistics_sha256: str
+    statistics_sha256: str | None
     images: dict[str, str]
     scales: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TreatmentRecord:
+    """What was done so that the same bits lose less; see `quantize.treatment`.
+
+    label: its words, as in the artifact's label ("w=mse+gptq"); made_by: "prepare", "qat", or
+        "calibrate" where only the choice of static ranges differs
+    choices: what a search decided (the exponents of smoothing, ...)
+    images: file name -> SHA-256 of the pictures that were looked at
+    """
+
+    label: str
+    made_by: str
+    choices: dict[str, Any] = dataclasses.field(default_factory=dict)
+    images: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -189,11 +206,16 @@ class Manifest:
     notes: tuple[str, ...] = ()
     calibration: CalibrationRecord | None = None
     engine: EngineRecord | None = None
+    treatment: TreatmentRecord | None = None
 
     @property
     def variant(self) -> str:
-        """The label of scheme and activations: `int8_pc_sym`, `int8_pc_sym+dynamic`."""
-        return self.scheme if self.activations == "float" else f"{self.scheme}+{self.activations}"
+        """Scheme, activations, treatment: `int8_pc_sym`, `int8_pc_sym+dynamic+smooth`."""
+        mode = "" if self.activations == "float" else f"+{self.activations}"
+        words = "" if self.treatment is None or not self.treatment.label else self.treatment.label
+        if self.treatment is not None and self.treatment.made_by == "qat":
+            words = f"{words}+qat" if words else "qat"
+        return f"{self.scheme}{mode}+{words}" if words else f"{self.scheme}{mode}"
 
     @property
     def bytes_total(self) -> int:

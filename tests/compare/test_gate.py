@@ -20,7 +20,7 @@ from vggt_deploy.compare.paired import Difference, TruthLoss
 from vggt_deploy.compare.report import SCHEMA, ComparisonReport, Row
 from vggt_deploy.compare.truth import TruthMean
 from vggt_deploy.errors import GateError, UsageError
-from vggt_deploy.quantize.schemes import parse_variant
+from vggt_deploy.quantize.schemes import parse_label
 
 SCENES = 8
 SHA256 = "a" * 64
@@ -334,4 +334,4 @@ def test_the_gates_that_come_with_the_package() -> None:
     gates = load_gates()
     assert gates.protocol.model == "vggt-nano"
     for label in gates.most:
-        parse_variant(label.rpartition("/")[2])
+        parse_label(label.rpartition("/")[2])

@@ -61,8 +61,8 @@ def test_a_report_of_a_newer_schema_is_refused(fake: Any) -> None:
     fake.run(schemes="fp32")
     path = fake.folder / "comparison_report.json"
     data = json.loads(path.read_text())
-    path.write_text(json.dumps(data | {"schema": 4}))
-    with pytest.raises(CompareError, match="schema 4"):
+    path.write_text(json.dumps(data | {"schema": 5}))
+    with pytest.raises(CompareError, match="schema 5"):
         read_report(path)
     del data["rows"]
     path.write_text(json.dumps(data))

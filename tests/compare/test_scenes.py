@@ -371,4 +371,4 @@ def test_the_tiny_model_on_two_scenes(
     assert row.truth.scenes == row.truth_loss.point_error.n == 2
     assert row.truth_loss.point_error.mean != 0.0  # it is quantized, and that shows
     assert abs(row.truth_loss.point_error.mean) < 0.1
-    assert json.loads((report.folder / "comparison_report.json").read_text())["schema"] == 3
+    assert json.loads((report.folder / "comparison_report.json").read_text())["schema"] == 4

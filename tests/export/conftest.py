@@ -27,7 +27,7 @@ from vggt_deploy.export.request import ExportRequest, make_request  # noqa: E402
 from vggt_deploy.manifest import read_manifest  # noqa: E402
 from vggt_deploy.model.weights import open_weights  # noqa: E402
 from vggt_deploy.quantize.calibration import Pictures, observe  # noqa: E402
-from vggt_deploy.quantize.schemes import parse_variant  # noqa: E402
+from vggt_deploy.quantize.schemes import parse_label  # noqa: E402
 from vggt_deploy.quantize.statistics import Statistics  # noqa: E402
 from vggt_deploy.records import Manifest  # noqa: E402
 
@@ -60,19 +60,17 @@ class Exporter:
         return observe(config, source, Pictures(self.pictures, HEIGHT, WIDTH))
 
     def export(self, target: Path, variant: str, **options: Any) -> ExportResult:
-        scheme, activations = parse_variant(variant)
-        if activations == "static":
+        if parse_label(variant).activations == "static":
             options = {"calibrate": self.statistics, **options}
         arguments = {
             "output_dir": target,
-            "activations": activations,
             "height": HEIGHT,
             "width": WIDTH,
             "frames": FRAMES,
             "trace_cache": self.traces,
             **options,
         }
-        return export(arguments.pop("model", MODEL), scheme.name, **arguments)
+        return export(arguments.pop("model", MODEL), variant, **arguments)
 
     def artifact(self, variant: str, **options: Any) -> Path:
         """An artifact that was not verified; made once."""
@@ -84,15 +82,14 @@ class Exporter:
 
     def request(self, variant: str, **options: Any) -> ExportRequest:
         """What `export` makes of the same arguments."""
-        scheme, activations = parse_variant(variant)
+        asked = parse_label(variant)
         return make_request(
-            scheme.name,
-            activations=activations,
+            asked,
             precision=options.get("precision"),
             outputs=options.get("outputs", ALL_OUTPUTS),
             frames=FRAMES,
             patterns=((), (), ()),
-            calibrate=self.statistics if activations == "static" else None,
+            calibrate=self.statistics if asked.activations == "static" else None,
         )(HEIGHT, WIDTH)
 
 

@@ -19,6 +19,7 @@ from vggt_deploy.export import pipeline
 from vggt_deploy.export.request import make_request
 from vggt_deploy.manifest import read_manifest
 from vggt_deploy.model.weights import open_weights
+from vggt_deploy.quantize.schemes import parse_label
 
 Options = dict[str, Any]
 
@@ -47,8 +48,8 @@ Options = dict[str, Any]
         ("fp16", {"activations": "static"}, "has no integer weights", "int8_pt_asym"),
         ("int4_g64", {"activations": "static"}, "has 4-bit weights", "int8_pc_sym"),
         ("mixed", {"activations": "static"}, "has 4-bit weights", "int8_pc_sym"),
-        ("int8_pc_sym", {"activations": "static"}, "need images to calibrate on", "no default"),
-        ("int8_pc_sym", {"calibrate": Path("p")}, "float activations are not calib", "static"),
+        ("int8_pc_sym", {"activations": "static"}, "needs images to calibrate on", "no default"),
+        ("int8_pc_sym", {"calibrate": Path("p")}, "looks at no pictures", "static"),
         (
             "int8_pc_sym",
             {"activations": "static", "calibrate": Path(), "calibration_method": "max"},
@@ -89,8 +90,7 @@ def test_a_request_that_makes_no_sense(
 
 def test_outputs_come_in_the_networks_order() -> None:
     request = make_request(
-        "int8_pc_sym",
-        activations="float",
+        parse_label("int8_pc_sym"),
         precision=None,
         outputs=("points", "pose", "points"),
         frames=(1, 2, 3),

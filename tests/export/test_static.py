@@ -19,8 +19,9 @@ from vggt_deploy.errors import CalibrationError, DeployError, ImageError
 from vggt_deploy.export.request import make_request
 from vggt_deploy.manifest import read_manifest
 from vggt_deploy.quantize.calibration import collect_statistics, input_scales, load_statistics
-from vggt_deploy.quantize.histogram import parse_method
+from vggt_deploy.quantize.methods import parse_method
 from vggt_deploy.quantize.plan import layer_precision
+from vggt_deploy.quantize.schemes import parse_label
 from vggt_deploy.quantize.statistics import ARRAYS_NAME, RECORD_NAME, to_files
 
 VARIANT = "int8_pc_sym+static"
@@ -326,8 +327,7 @@ def test_a_folder_that_is_not_there_is_told_before_the_checkpoint_is_opened(
 ) -> None:
     with pytest.raises(ImageError, match="there is no folder") as caught:
         make_request(
-            "int8_pc_sym",
-            activations="static",
+            parse_label("int8_pc_sym+static"),
             precision=None,
             outputs=("pose",),
             frames=(1, 2, 5),

@@ -17,13 +17,13 @@ from vggt_deploy.quantize.apply import build_quantized
 from vggt_deploy.quantize.schemes import (
     SCHEMES,
     Activations,
-    parse_variant,
+    Quantization,
+    parse_label,
     takes_activations,
-    variant_label,
 )
 
 VARIANTS = [
-    variant_label(scheme, activations)
+    Quantization(scheme, activations).label
     for activations in get_args(Activations)
     for scheme in SCHEMES.values()
     if takes_activations(scheme, activations)
@@ -57,13 +57,13 @@ def test_it_computes_what_pytorch_computes(variant: str, exporter: Any, tmp_path
 def test_one_artifact_takes_all_frame_counts(variant: str, exporter: Any, runtime: Any) -> None:
     folder = exporter.artifact(variant)
     config, source = open_weights("random:vggt-tiny")
-    scheme, activations = parse_variant(variant)
+    asked = parse_label(variant)
     calibration = read_manifest(folder).calibration
     model = build_quantized(
         config,
         FoldedWeights(source, config),
-        scheme,
-        activations=activations,
+        asked.scheme,
+        activations=asked.activations,
         input_scales=calibration and calibration.scales,
         heads=frozenset({"camera", "depth", "point"}),
     )
@@ -76,7 +76,7 @@ def test_one_artifact_takes_all_frame_counts(variant: str, exporter: Any, runtim
         assert got["pose_enc"].shape == (1, frames, 9)
         assert got["depth"].shape == (1, frames, 56, 84, 1)
         assert got["world_points_conf"].shape == (1, frames, 56, 84)
-        limit = 1e-4 if activations == "float" else 5e-2
+        limit = 1e-4 if asked.activations == "float" else 5e-2
         assert max(compare_outputs(got, want).values()) < limit
 
 

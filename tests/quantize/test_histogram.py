@@ -15,12 +15,11 @@ from vggt_deploy.quantize.histogram import (
     BINS,
     FINITE_BINS,
     Histogram,
-    Method,
     edges,
-    parse_method,
     squared_error,
     threshold,
 )
+from vggt_deploy.quantize.methods import Method, parse_method
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 tensors = arrays(np.float32, array_shapes(max_dims=3, max_side=9), elements=finite)

@@ -11,14 +11,14 @@ from vggt_deploy.quantize import (
     SCHEMES,
     LayerInfo,
     PerGroup,
+    Quantization,
     WeightFormat,
     get_scheme,
     layers_of,
-    parse_variant,
+    parse_label,
     plan,
     scheme_rows,
     support,
-    variant_label,
 )
 from vggt_deploy.quantize.plan import (
     in_half_region,
@@ -62,11 +62,11 @@ def test_an_unknown_scheme_lists_the_known() -> None:
 
 def test_variants_are_parsed_and_written_back() -> None:
     for row in scheme_rows():
-        label = variant_label(get_scheme(row.scheme), row.activations)
-        assert parse_variant(label) == (get_scheme(row.scheme), row.activations)
+        asked = Quantization(get_scheme(row.scheme), row.activations)
+        assert parse_label(asked.label) == asked
     for bad in ("fp32+dynamic", "int8_pc_sym+calibrated", "int8_pc_sym+", "nothing"):
         with pytest.raises(UsageError):
-            parse_variant(bad)
+            parse_label(bad)
 
 
 @pytest.mark.parametrize("name", list(SCHEMES))
@@ -75,11 +75,11 @@ def test_static_activations_are_for_8_bit_weights(name: str) -> None:
     allowed = name in STATIC
     assert takes_activations(scheme, "static") == allowed
     if allowed:
-        assert parse_variant(f"{name}+static") == (scheme, "static")
+        assert parse_label(f"{name}+static") == Quantization(scheme, "static")
         return
     reason = "4-bit weights" if scheme.integer else "no integer weights"
     with pytest.raises(UsageError, match=reason) as caught:
-        parse_variant(f"{name}+static")
+        parse_label(f"{name}+static")
     assert "int8_pc_asym" in caught.value.fix
     assert "mixed" not in caught.value.fix.replace("use mixed with float", "")
 

@@ -107,17 +107,54 @@ def calibrate(
 @app.command()
 def export(
     scheme: Annotated[
-        str, typer.Option("--scheme", help="What the weights become: see `vggt-deploy schemes`.")
-    ],
+        str | None,
+        typer.Option("--scheme", help="What the weights become: see `vggt-deploy schemes`."),
+    ] = None,
     model: Model = options.DEFAULT_MODEL,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            "--recipe", metavar="FILE", help="Instead of a scheme: a format for each layer, TOML."
+        ),
+    ] = None,
+    prepared: Annotated[
+        Path | None,
+        typer.Option("--prepared", metavar="DIR", help="Instead of a scheme: what `qat` wrote."),
+    ] = None,
     activations: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--activations", help="float (weight-only), static (calibrated) or dynamic (CPU only)."
         ),
-    ] = "float",
+    ] = None,
     calibrate: Calibrate = None,
     calibration_method: CalibrationMethod = None,
+    weight_range: Annotated[
+        str | None,
+        typer.Option(
+            "--weight-range",
+            help="How far a weight's integers reach: absmax, mse or percentile:P (word w=).",
+        ),
+    ] = None,
+    smooth: Annotated[
+        str | None,
+        typer.Option(
+            "--smooth",
+            help="Move scale from activations into weights: auto, or an exponent from 0 to 1.",
+        ),
+    ] = None,
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="Turn attention's values by a Hadamard matrix.")
+    ] = False,
+    rounding: Annotated[
+        str | None, typer.Option("--rounding", help="nearest, or gptq (looks at --calibrate).")
+    ] = None,
+    special_apart: Annotated[
+        bool,
+        typer.Option(
+            "--special-apart", help="Camera and register tokens count as much as all patches."
+        ),
+    ] = False,
     precision: Precision = None,
     outputs: Outputs = "all",
     height: Height = None,
@@ -142,16 +179,29 @@ def export(
     revision: Revision = None,
 ) -> None:
     """Checkpoint -> artifact: ONNX graphs, one weights file and a manifest."""
-    chosen = options.parse_scheme(scheme, activations)
+    words = options.treatment_words(
+        smooth=smooth,
+        rotate=rotate,
+        rounding=rounding,
+        weight_range=weight_range,
+        apart=special_apart,
+    )
+    chosen = None
+    if prepared is None:
+        chosen = options.parse_scheme(scheme, recipe, activations, words)
+        label = chosen.label
+    else:
+        label = options.only_prepared(prepared, scheme, recipe, activations, words)
     request: dict[str, Any] = {
-        "activations": chosen.activations,
-        **options.calibration(chosen.activations, calibrate, calibration_method),
+        "prepared": prepared,
+        "calibrate": calibrate,
+        "calibration_method": calibration_method,
         "precision": options.parse_precision(precision),
         "outputs": options.parse_outputs(outputs),
         "height": options.check_size("--height", height),
         "width": options.check_size("--width", width),
         "frames": options.parse_frames(frames),
-        "output_dir": output or options.default_output(model, *chosen),
+        "output_dir": output or options.default_output(model, label),
         "include": tuple(include or ()),
         "exclude": tuple(exclude or ()),
         "sensitive": tuple(sensitive or ()),
@@ -162,7 +212,7 @@ def export(
     with progress.shown() as shown:
         result = api.export(
             model,
-            chosen.scheme,
+            chosen,
             verify=verify,
             overwrite=overwrite,
             config=config,

@@ -7,16 +7,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vggt_deploy.compare.jobs import Calibration
+from vggt_deploy.compare.measures import Failure
 from vggt_deploy.compare.variants import Variant
 from vggt_deploy.data.folders import find_all_images
 from vggt_deploy.errors import UsageError
 from vggt_deploy.manifest import hash_file
-from vggt_deploy.quantize.histogram import DEFAULT_METHOD, parse_method
+from vggt_deploy.quantize.methods import DEFAULT_METHOD, parse_method
 from vggt_deploy.quantize.statistics import holds_statistics, load_statistics
+from vggt_deploy.quantize.treatment import DEFAULT_INPUT_RANGE
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,19 @@ class CalibrationQuestion:
         return {"method": self.method, "statistics": self.statistics, "images": self.content}
 
 
+def calibration_of(
+    variant: Variant, collected: Calibration | Failure | None
+) -> Calibration | Failure | None:
+    """What a variant with plain weights takes its static ranges from; its label goes before."""
+    if variant.activations != "static" or not isinstance(collected, Calibration):
+        return collected if variant.activations == "static" else None
+    treatment = variant.quantization.treatment
+    method = collected.method
+    if treatment.input_range != DEFAULT_INPUT_RANGE:
+        method = treatment.input_range.spelled
+    return replace(collected, method=method, apart=treatment.apart)
+
+
 def ask_calibration(
     calibrate: Path | str | None, method: str, variants: Sequence[Variant]
 ) -> CalibrationQuestion | None:
@@ -54,13 +70,13 @@ def ask_calibration(
         ImageError: no images in the folder.
         CalibrationError: damaged statistics.
     """
-    static = [variant.label for variant in variants if variant.activations == "static"]
+    looking = [variant for variant in variants if variant.quantization.needs_pictures]
     if calibrate is None:
-        if static:
+        if looking:
             raise UsageError(
-                f"{static[0]} has static activations, which need images to calibrate on",
+                f"{looking[0].label} looks at pictures, which it needs to calibrate on",
                 "give --calibrate DIR (your images, or what `vggt-deploy calibrate` wrote), "
-                "or leave the +static schemes out",
+                "or leave the schemes with static, smooth or gptq out",
             )
         if method != DEFAULT_METHOD:
             raise UsageError(
@@ -68,13 +84,20 @@ def ask_calibration(
                 "add --calibrate DIR and a +static scheme, or leave it out",
             )
         return None
-    if not static:
+    if not looking:
         raise UsageError(
-            f"--calibrate {calibrate} was given, and no variant has static activations",
+            f"--calibrate {calibrate} was given, and no variant has static activations or looks at "
+            "pictures otherwise",
             "add one to --schemes, such as int8_pc_sym+static, or leave --calibrate out",
         )
     parse_method(method)
     folder = Path(calibrate).expanduser().absolute()
+    preparing = [v.label for v in looking if v.quantization.treatment.prepares]
+    if holds_statistics(folder) and preparing:
+        raise UsageError(
+            f"{preparing[0]} has to run the pictures themselves, and {folder} holds statistics",
+            "give the folder of images",
+        )
     if holds_statistics(folder):
         return CalibrationQuestion(folder, method, True, load_statistics(folder).images)
     views = {name: path for scene in find_all_images(folder) for name, path in scene.items()}

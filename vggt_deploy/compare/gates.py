@@ -35,7 +35,7 @@ from typing import cast
 
 from vggt_deploy.compare.variants import RUNTIMES
 from vggt_deploy.errors import UsageError
-from vggt_deploy.quantize.schemes import parse_variant
+from vggt_deploy.quantize.schemes import parse_label
 from vggt_deploy.typed_json import decode
 
 NAME = "gates.toml"
@@ -136,12 +136,12 @@ def _label_problems(label: str) -> Iterator[str]:
     if label == "torch/fp32":
         yield "this is the reference, which loses nothing against itself: use [reference]"
     try:
-        parsed, activations = parse_variant(scheme)
+        parsed = parse_label(scheme)
     except UsageError as error:
         yield error.message
         return
-    if activations == "float" and scheme != parsed.name:
-        yield f"no row has this label: float activations are not named, write {parsed.name}"
+    if scheme != parsed.label:
+        yield f"no row has this label: write {parsed.label}"
 
 
 def _limit_problems(where: str, limits: Limits) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
     identify   which weights are these? (also downloads them, once, before anything is timed)
     calibrate  images -> statistics, which all variants with static activations share
+    prepare    images + treatment -> prepared weights, which all runtimes of a variant share
     export     scheme -> artifact folder
     build      artifact -> engine folder
     measure    one variant on the images: load, time, write the outputs
@@ -17,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-JobKind = Literal["identify", "calibrate", "export", "build", "measure"]
+JobKind = Literal["identify", "calibrate", "prepare", "export", "build", "measure"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Calibration:
 
     statistics: str
     method: str
+    apart: bool = False
 
     @classmethod
     def from_json(cls, data: dict[str, Any] | None) -> Calibration | None:
@@ -84,14 +86,35 @@ class CalibrateJob:
 
 
 @dataclass(frozen=True)
+class PrepareJob:
+    """Prepare the weights of one label in `folder`; `images` where it looks at some."""
+
+    parent: int
+    answer: str
+    model: ModelQuestion
+    label: str
+    precision: str
+    outputs: tuple[str, ...]
+    images: str | None
+    folder: str
+    height: int
+    width: int
+    mode: str
+    frames_per_pass: int
+    skip_bad: bool
+    layers: LayerPatterns
+    threads: int
+
+
+@dataclass(frozen=True)
 class ExportJob:
-    """Write the artifact of one scheme."""
+    """Write the artifact of one scheme; of `prepared` weights, where it has some."""
 
     parent: int
     answer: str
     model: ModelQuestion
     scheme: str
-    activations: str
+    label: str
     precision: str
     outputs: tuple[str, ...]
     height: int
@@ -103,6 +126,7 @@ class ExportJob:
     layers: LayerPatterns
     calibration: Calibration | None
     threads: int
+    prepared: str | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +171,7 @@ class MeasureJob:
     repeats: int
     size_probe: str | None
     further: tuple[tuple[str, str], ...] = ()
+    prepared: str | None = None
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
@@ -163,7 +188,7 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-Job = IdentifyJob | CalibrateJob | ExportJob | BuildJob | MeasureJob
+Job = IdentifyJob | CalibrateJob | PrepareJob | ExportJob | BuildJob | MeasureJob
 
 
 def write_job(path: Path, job: Job) -> None:
@@ -194,6 +219,14 @@ def read_calibrate(path: Path) -> CalibrateJob:
     """Read what `write_job` wrote."""
     data = json.loads(path.read_text(encoding="utf-8"))
     return CalibrateJob(**{**data, "model": _model(data)})
+
+
+def read_prepare(path: Path) -> PrepareJob:
+    """Read what `write_job` wrote."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    layers = LayerPatterns.from_json(data["layers"])
+    outputs = tuple(data["outputs"])
+    return PrepareJob(**{**data, "model": _model(data), "layers": layers, "outputs": outputs})
 
 
 def read_export(path: Path) -> ExportJob:

@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vggt_deploy.compare.jobs import BuildJob, Calibration, ExportJob, Job, JobKind
+from vggt_deploy.compare.jobs import (
+    BuildJob,
+    Calibration,
+    ExportJob,
+    Job,
+    JobKind,
+    PrepareJob,
+)
 from vggt_deploy.compare.measures import BuildMeasure, ExportMeasure, Failure
 from vggt_deploy.compare.question import Settings
 from vggt_deploy.compare.scenes import Scenes
@@ -19,6 +26,7 @@ from vggt_deploy.errors import ArtifactError
 from vggt_deploy.manifest import read_manifest
 
 WEIGHTS_NAME = "weights.bin"  # as `export` names it
+PREPARED_NAME = "prepared.json"  # as `quantize.prepared` does, which imports torch
 
 Ask = Callable[[JobKind, Job, Paths], dict[str, Any] | Failure]
 
@@ -33,17 +41,57 @@ class Maker:
     ask: Ask
     # By scheme: an artifact serves all runtimes, and an export that failed would fail again.
     exports: dict[str, ExportMeasure | Failure] = field(default_factory=dict)
+    preparations: dict[str, Path | Failure] = field(default_factory=dict)
+
+    def prepared(self, variant: Variant) -> Path | Failure | None:
+        """Prepared weights of the variant's label; None where plain rounding is all it asks."""
+        label = variant.scheme_label
+        if not variant.quantization.treatment.prepares:
+            return None
+        if label not in self.preparations:
+            self.preparations[label] = self._prepare(variant)
+        return self.preparations[label]
+
+    def _prepare(self, variant: Variant) -> Path | Failure:
+        settings, scenes, target = self.settings, self.scenes, self.folder.prepared(variant)
+        paths = self.folder.paths(f"prepare-{variant.scheme_label}")
+        looks = variant.quantization.needs_pictures
+        assert not looks or settings.calibration is not None  # `ask_calibration` has seen to it
+        job = PrepareJob(
+            parent=os.getpid(),
+            answer=str(paths.answer),
+            model=settings.model,
+            label=variant.scheme_label,
+            precision=settings.precision_of(variant),
+            outputs=settings.outputs,
+            images=str(settings.calibration.folder) if looks and settings.calibration else None,
+            folder=str(target),
+            height=scenes.height,
+            width=scenes.width,
+            mode=scenes.mode,
+            frames_per_pass=scenes.frames,
+            skip_bad=scenes.skip_bad,
+            layers=settings.layers,
+            threads=settings.threads,
+        )
+        # Written whole, and answered after that: both are there, or it is done again.
+        if (target / PREPARED_NAME).is_file() and paths.answer.is_file():
+            return target
+        answer = self.ask("prepare", job, paths)
+        return answer if isinstance(answer, Failure) else target
 
     def artifact(
-        self, variant: Variant, calibration: Calibration | None
+        self, variant: Variant, calibration: Calibration | None, prepared: Path | None
     ) -> ExportMeasure | Failure:
         """The artifact of the variant's scheme, in the output folder."""
         label = variant.scheme_label
         if label not in self.exports:
-            self.exports[label] = self._export(variant, calibration)
+            self.exports[label] = self._export(variant, calibration, prepared)
         return self.exports[label]
 
-    def _export(self, variant: Variant, calibration: Calibration | None) -> ExportMeasure | Failure:
+    def _export(
+        self, variant: Variant, calibration: Calibration | None, prepared: Path | None
+    ) -> ExportMeasure | Failure:
         settings, target = self.settings, self.folder.artifact(variant)
         paths = self.folder.paths(f"export-{variant.scheme_label}")
         frames = self.scenes.accepted
@@ -52,7 +100,7 @@ class Maker:
             answer=str(paths.answer),
             model=settings.model,
             scheme=variant.scheme,
-            activations=variant.activations,
+            label=variant.scheme_label,
             precision=settings.precision_of(variant),
             outputs=settings.outputs,
             height=self.scenes.height,
@@ -64,6 +112,7 @@ class Maker:
             layers=settings.layers,
             calibration=calibration,
             threads=settings.threads,
+            prepared=None if prepared is None else str(prepared),
         )
         answer = _former_answer(target, paths) or self.ask("export", job, paths)
         if isinstance(answer, Failure):

@@ -17,7 +17,7 @@ class Failure:
     unavailable: a runtime or device is not here; nothing went wrong with the variant itself.
     """
 
-    stage: Literal["scheme table", "calibrate", "export", "build", "measure", "accuracy"]
+    stage: Literal["scheme table", "calibrate", "prepare", "export", "build", "measure", "accuracy"]
     message: str
     fix: str | None = None
     tail: tuple[str, ...] = ()

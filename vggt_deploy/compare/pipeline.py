@@ -38,7 +38,7 @@ from vggt_deploy.compare.variants import parse_variants
 from vggt_deploy.errors import CompareError
 from vggt_deploy.model.config import get_config
 from vggt_deploy.outputs import OUTPUT_GROUPS, output_groups
-from vggt_deploy.quantize.histogram import DEFAULT_METHOD
+from vggt_deploy.quantize.methods import DEFAULT_METHOD
 
 WORKER = (sys.executable, "-m", "vggt_deploy.compare.worker")
 

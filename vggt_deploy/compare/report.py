@@ -21,7 +21,7 @@ from vggt_deploy.compare.paired import TruthLoss
 from vggt_deploy.compare.truth import TruthMean, TruthMetrics
 from vggt_deploy.errors import CompareError
 
-SCHEMA = 3
+SCHEMA = 4
 REPORT_NAME = "comparison_report.json"
 SUMMARY_NAME = "comparison_summary.txt"
 PLOTS_NAME = "comparison_plots.png"
@@ -49,6 +49,7 @@ class SceneResult:
 class Row:
     """One variant. `failure` is set unless `status` is "done"; `build` is that of an engine.
 
+    treatment   what was done to lose less, as in its label: "smooth", "w=mse+gptq"; "" for nothing
     support     what the runtime makes of the scheme, by the scheme table: "real", "storage: ..."
     accuracy    of each output tensor against PyTorch FP32, over all views of all scenes together
     scenes      each scene by itself, in the order of the question
@@ -72,6 +73,7 @@ class Row:
     scenes: tuple[SceneResult, ...] = ()
     truth: TruthMean | None = None
     truth_loss: TruthLoss | None = None
+    treatment: str = ""
 
     @property
     def disk_bytes(self) -> int | None:
@@ -83,8 +85,9 @@ class Row:
     @property
     def label(self) -> str:
         """As `Variant.label`."""
-        plus = "" if self.activations == "float" else f"+{self.activations}"
-        return f"{self.runtime}/{self.scheme}{plus}"
+        mode = () if self.activations == "float" else (self.activations,)
+        words = (self.treatment,) if self.treatment else ()
+        return f"{self.runtime}/{'+'.join((self.scheme, *mode, *words))}"
 
     @property
     def finite(self) -> bool:

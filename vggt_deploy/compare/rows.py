@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from vggt_deploy.compare.asking import ask
+from vggt_deploy.compare.calibration import calibration_of
 from vggt_deploy.compare.jobs import CalibrateJob, Calibration, Job, JobKind, MeasureJob
 from vggt_deploy.compare.judging import Arrays, judged, read_arrays, with_truth_loss
 from vggt_deploy.compare.latency import Latency
@@ -117,7 +118,12 @@ class Sweep:
     def _calibration(self) -> Calibration | Failure | None:
         """The statistics of static activations, collected in a process of its own if need be."""
         asked, scenes = self.settings.calibration, self.scenes
-        static = [v for v in self.settings.variants if v.activations == "static"]
+        # Prepared weights bring their own ranges: those of the network as it was changed.
+        static = [
+            v
+            for v in self.settings.variants
+            if v.activations == "static" and not v.quantization.treatment.prepares
+        ]
         if asked is None or all(finished_row(self.folder, v) is not None for v in static):
             return None
         if asked.statistics:
@@ -148,15 +154,25 @@ class Sweep:
         """The row as measured, before it is held against anything."""
         support = variant.support
         text = f"{support.level}: {support.note}" if support.note else support.level
-        row = Row(variant.runtime, variant.scheme, variant.activations, "failed", text)
+        row = Row(
+            variant.runtime,
+            variant.scheme,
+            variant.activations,
+            "failed",
+            text,
+            treatment=variant.treatment,
+        )
         if not support.runs:
             failure = Failure("scheme table", f"{variant.runtime} does not run it: {support.note}")
             return replace(row, status="refused", failure=failure)
-        calibration = calibrated if variant.activations == "static" else None
+        prepared = self._maker.prepared(variant)
+        if isinstance(prepared, Failure):
+            return replace(row, failure=prepared)
+        calibration = calibration_of(variant, calibrated) if prepared is None else None
         if isinstance(calibration, Failure):
             return replace(row, failure=calibration)
         if variant.runtime != "torch":
-            made = self._maker.artifact(variant, calibration)
+            made = self._maker.artifact(variant, calibration, prepared)
             if isinstance(made, Failure):
                 return replace(row, failure=made)
             row = replace(row, export=made)
@@ -167,7 +183,7 @@ class Sweep:
             row = replace(row, build=built)
         job = self.folder.job(variant.slug)
         row = replace(row, command=(*self.command, "measure", str(job)))
-        measured = self._measure(variant, row, calibration)
+        measured = self._measure(variant, row, calibration, prepared)
         if isinstance(measured, Failure):
             return _without_numbers(row, measured)
         return replace(row, status="done", measured=measured)
@@ -179,7 +195,7 @@ class Sweep:
         return self.folder.engine(variant) if variant.engine else self.folder.artifact(variant)
 
     def _measure(
-        self, variant: Variant, row: Row, calibration: Calibration | None
+        self, variant: Variant, row: Row, calibration: Calibration | None, prepared: Path | None
     ) -> Measured | Failure:
         settings, opened = self.settings, self._opened(variant)
         paths = self.folder.paths(variant.slug)
@@ -207,6 +223,7 @@ class Sweep:
             repeats=settings.repeats,
             size_probe=str(self.folder.work / "weights.pt") if weigh else None,
             further=tuple(zip(images[1:], map(str, arrays[1:]), strict=True)),
+            prepared=None if prepared is None else str(prepared),
         )
         answer = self._ask("measure", job, paths)
         if isinstance(answer, Failure):

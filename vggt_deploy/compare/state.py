@@ -65,6 +65,10 @@ class Folder:
         """Statistics for static activations, unless the user gave some."""
         return self.work / "calibration"
 
+    def prepared(self, variant: Variant) -> Path:
+        """Prepared weights of the variant's label."""
+        return self.work / "prepared" / variant.scheme_label
+
     @property
     def traces(self) -> Path:
         """Traced graphs, which all schemes of the run start from."""

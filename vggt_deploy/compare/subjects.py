@@ -79,6 +79,7 @@ class TorchSubject:
         from vggt_deploy.model.weights import load_model, open_weights
         from vggt_deploy.quantize.apply import build_quantized
         from vggt_deploy.quantize.plan import keeps_layer_scale
+        from vggt_deploy.quantize.prepared import read_prepared
         from vggt_deploy.quantize.schemes import get_scheme
         from vggt_deploy.quantize.statistics import model_record
 
@@ -104,12 +105,13 @@ class TorchSubject:
             exclude=job.layers.exclude,
             sensitive=job.layers.sensitive,
             precision=precision,
+            prepared=None if job.prepared is None else read_prepared(Path(job.prepared)),
         )
 
     def _input_scales(self, model: ModelRecord, precision: Precision) -> dict[str, float] | None:
         """Scales of all observed Linears, also of those that stay float; None if not static."""
         from vggt_deploy.quantize.calibration import input_scales
-        from vggt_deploy.quantize.histogram import parse_method
+        from vggt_deploy.quantize.methods import parse_method
         from vggt_deploy.quantize.statistics import load_statistics, require_same
 
         calibration = self._job.calibration
@@ -119,7 +121,9 @@ class TorchSubject:
         height, width = np.load(self._job.images, mmap_mode="r").shape[-2:]
         require_same(statistics, model, height, width)
         method = parse_method(calibration.method)
-        return input_scales(statistics, statistics.layers, method, precision)
+        return input_scales(
+            statistics, statistics.layers, method, precision, apart=calibration.apart
+        )
 
     def _loaded(self) -> VGGT:
         if self._model is None:

@@ -1,4 +1,4 @@
-"""What is compared: a scheme, how its activations run, and the runtime that runs it.
+"""What is compared: a scheme, how its activations run, what is done to lose less, a runtime.
 
 `torch/fp32` is the reference and always part of a comparison, first in the list.
 """
@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from vggt_deploy.errors import UsageError
-from vggt_deploy.quantize.schemes import SCHEMES, Activations, parse_variant, takes_activations
+from vggt_deploy.quantize.schemes import (
+    SCHEMES,
+    Activations,
+    Quantization,
+    parse_label,
+    takes_activations,
+)
 from vggt_deploy.quantize.targets import Support, Target, support
 
 Runtime = Literal["torch", "onnxruntime", "tensorrt", "tensorrt-rtx"]
@@ -35,11 +41,19 @@ class Variant:
     runtime: Runtime
     scheme: str
     activations: Activations = "float"
+    treatment: str = ""
 
     @property
     def scheme_label(self) -> str:
-        """`int8_pc_sym`, `int8_pc_sym+dynamic`: the name of its artifact."""
-        return self.scheme if self.activations == "float" else f"{self.scheme}+{self.activations}"
+        """`int8_pc_sym`, `int8_pc_sym+static+smooth`: the name of its artifact."""
+        mode = () if self.activations == "float" else (self.activations,)
+        words = (self.treatment,) if self.treatment else ()
+        return "+".join((self.scheme, *mode, *words))
+
+    @property
+    def quantization(self) -> Quantization:
+        """Scheme, activations and treatment, as values."""
+        return parse_label(self.scheme_label)
 
     @property
     def label(self) -> str:
@@ -101,8 +115,9 @@ def parse_variants(
             ]
             continue
         for name in names:
-            scheme, activations = parse_variant(name)
-            variants.append(Variant(runtime, scheme.name, activations))
+            asked = parse_label(name)
+            treatment = asked.treatment.label
+            variants.append(Variant(runtime, asked.scheme.name, asked.activations, treatment))
     return tuple(dict.fromkeys(variants))
 
 

@@ -1,9 +1,10 @@
 """One job in a process of its own: `python -m vggt_deploy.compare.worker JOB FILE`.
 
-JOB is identify, calibrate, export, build or measure; FILE a job written by `jobs.write_job`. The
-answer goes to the file that the job names: {"ok": {...}}, or {"error": {...}} and exit code 1 for
-an error that we understand. Anything else (a missing library, a crash) is left to Python: its
-traceback is in the log, the exit code is not 0, there is no answer, and the parent reports that.
+JOB is identify, calibrate, prepare, export, build or measure; FILE a job written by
+`jobs.write_job`. The answer goes to the file that the job names: {"ok": {...}}, or {"error": {...}}
+and exit code 1 for an error that we understand. Anything else (a missing library, a crash) is left
+to Python: its traceback is in the log, the exit code is not 0, there is no answer, and the parent
+reports that.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from vggt_deploy.compare.jobs import (
     IdentifyJob,
     Job,
     MeasureJob,
+    PrepareJob,
     read_build,
     read_calibrate,
     read_export,
     read_identify,
     read_measure,
+    read_prepare,
     write_json,
 )
 from vggt_deploy.compare.latency import measure
@@ -37,6 +40,7 @@ from vggt_deploy.compare.processes import die_with_parent
 from vggt_deploy.compare.subjects import make_subject
 from vggt_deploy.errors import CompareError, DeployError, RuntimeUnavailableError
 from vggt_deploy.memory import peak_rss_bytes, rss_bytes
+from vggt_deploy.outputs import output_groups
 
 Answer = dict[str, Any]
 
@@ -97,6 +101,48 @@ def run_calibrate(job: CalibrateJob) -> Answer:
     return {"seconds": time.perf_counter() - start, "images": len(statistics.images)}
 
 
+def run_prepare(job: PrepareJob) -> Answer:
+    """Prepare the weights of one label, for all its runtimes."""
+    import torch
+
+    from vggt_deploy.artifact import writing
+    from vggt_deploy.model.weights import open_weights
+    from vggt_deploy.quantize.calibration import Pictures
+    from vggt_deploy.quantize.prepare import PrepareRequest, prepare
+    from vggt_deploy.quantize.prepared import RECORD_NAME
+    from vggt_deploy.quantize.schemes import parse_label
+
+    torch.set_num_threads(job.threads)
+    start = time.perf_counter()
+    pictures = None
+    if job.images is not None:
+        pictures = Pictures(
+            Path(job.images),
+            job.height,
+            job.width,
+            mode=job.mode,  # type: ignore[arg-type]  # checked when the pictures were read
+            frames_per_pass=job.frames_per_pass,
+            skip_bad=job.skip_bad,
+        )
+    request = PrepareRequest(
+        parse_label(job.label),
+        job.precision,  # type: ignore[arg-type]  # checked by parse_precision
+        job.height,
+        job.width,
+        pictures,
+        frozenset(group.head for group in output_groups(job.outputs)),
+        job.layers.include,
+        job.layers.exclude,
+        job.layers.sensitive,
+    )
+    config, source = open_weights(
+        job.model.spec, config=job.model.config, revision=job.model.revision
+    )
+    with writing(Path(job.folder), overwrite=True, marker=RECORD_NAME) as folder:
+        prepare(config, source, request, folder)
+    return {"seconds": time.perf_counter() - start}
+
+
 def run_export(job: ExportJob) -> Answer:
     """Write the artifact; whole-process peak memory and the exporter's own timings."""
     import torch
@@ -109,19 +155,23 @@ def run_export(job: ExportJob) -> Answer:
     if job.calibration is not None:
         calibration["calibrate"] = Path(job.calibration.statistics)
         calibration["calibration_method"] = job.calibration.method
+    if job.prepared is not None:
+        calibration["prepared"] = Path(job.prepared)
+    else:
+        calibration |= {
+            "include": job.layers.include,
+            "exclude": job.layers.exclude,
+            "sensitive": job.layers.sensitive,
+        }
     result = export(
         job.model.spec,
-        job.scheme,
-        activations=job.activations,  # type: ignore[arg-type]  # checked by parse_variants
+        job.label,
         precision=job.precision,  # type: ignore[arg-type]
         outputs=job.outputs,
         height=job.height,
         width=job.width,
         frames=job.frames,
         output_dir=Path(job.folder),
-        include=job.layers.include,
-        exclude=job.layers.exclude,
-        sensitive=job.layers.sensitive,
         verify=job.verify,
         overwrite=True,
         config=job.model.config,
@@ -241,6 +291,9 @@ def _prepare(kind: str, path: Path) -> tuple[Job, Callable[[], Answer]]:
         case "calibrate":
             calibrate_job = read_calibrate(path)
             return calibrate_job, partial(run_calibrate, calibrate_job)
+        case "prepare":
+            prepare_job = read_prepare(path)
+            return prepare_job, partial(run_prepare, prepare_job)
         case "export":
             export_job = read_export(path)
             return export_job, partial(run_export, export_job)
@@ -250,7 +303,9 @@ def _prepare(kind: str, path: Path) -> tuple[Job, Callable[[], Answer]]:
         case "measure":
             measure_job = read_measure(path)
             return measure_job, partial(run_measure, measure_job)
-    raise CompareError(f"unknown job {kind!r}", "use identify, calibrate, export, build or measure")
+    raise CompareError(
+        f"unknown job {kind!r}", "use identify, calibrate, prepare, export, build or measure"
+    )
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -52,7 +52,7 @@ def calibrate_inputs(
     """
     if request.calibration is None:
         return None
-    asked, method = request.calibration.source, request.calibration.method
+    asked, treatment = request.calibration.source, request.treatment
     if isinstance(asked, Statistics):
         statistics = asked
     elif holds_statistics(asked):
@@ -64,10 +64,12 @@ def calibrate_inputs(
         statistics = observe(config, source, pictures, progress)
     require_same(statistics, model, request.height, request.width)
     record = CalibrationRecord(
-        method=method.label,
+        method=treatment.input_range.label,
         statistics_sha256=statistics.sha256,
         images=statistics.images,
-        scales=input_scales(statistics, layers, method, request.precision),
+        scales=input_scales(
+            statistics, layers, treatment.input_range, request.precision, apart=treatment.apart
+        ),
     )
     return Calibrated(statistics, record)
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from vggt_deploy.errors import ExportError, QuantizeError
+from vggt_deploy.errors import ExportError
 from vggt_deploy.export.qdq import StoredWeight
 from vggt_deploy.export.simplify import WeightRef, weight_ref
 from vggt_deploy.export.trace import FIELDS_PREFIX, MODEL_PREFIX
@@ -25,7 +25,8 @@ from vggt_deploy.model.sources import WeightSource
 from vggt_deploy.progress import Progress
 from vggt_deploy.quantize.layout import OnnxLayout, to_onnx_layout
 from vggt_deploy.quantize.plan import LayerInfo
-from vggt_deploy.quantize.qparams import QuantizedTensor, quantize
+from vggt_deploy.quantize.prepared import Integers, Nearest
+from vggt_deploy.quantize.qparams import QuantizedTensor
 from vggt_deploy.quantize.schemes import PerChannel, PerGroup, Precision, WeightFormat
 
 TORCH_DTYPE: dict[ir.DataType, torch.dtype] = {
@@ -52,13 +53,16 @@ def materialize(
     rank_1: bool,
     progress: Progress,
     input_scales: Mapping[str, float] | None = None,
+    integers: Integers | None = None,
 ) -> dict[str, StoredWeight]:
     """Write every initializer of the graph. Returns initializer name -> its stored integers.
 
-    With `rank_1`, an asymmetric Linear also gets the vector s * z that TensorRT's form needs.
+    integers: None rounds the source's weights. With `rank_1`, an asymmetric Linear also gets the
+    vector s * z that TensorRT's form needs.
     input_scales: layer -> scale of its input, for static activations.
     """
     scales = input_scales or {}
+    integers = integers or Nearest(source)
     values = [value for value in graph.initializers.values() if weight_ref(value) is not None]
     stored: dict[str, StoredWeight] = {}
     for done, value in enumerate(values):
@@ -67,9 +71,8 @@ def materialize(
         progress("weights", done, len(values))
         layer = layer_of(ref)
         if layer in formats and not ref.name.endswith(".bias"):
-            key = ref.name.removeprefix(MODEL_PREFIX)
             writer = _LayerWriter(layers[layer], formats[layer], ref, value, weights, rank_1)
-            written = writer.write(source.load(key))
+            written = writer.write(integers)
             if layer in scales:
                 written = writer.with_input(written, scales[layer])
             stored[str(value.name)] = written
@@ -146,13 +149,8 @@ class _LayerWriter:
                 "use symmetric groups, or dynamic activations (ONNX Runtime only)",
             )
 
-    def write(self, weight: Tensor) -> StoredWeight:
-        try:
-            quantized = quantize(
-                weight, self.form, axis=self.layer.axis, scale_dtype=SCALE_DTYPE[self.dtype]
-            )
-        except QuantizeError as error:
-            raise QuantizeError(f"{self.layer.name}: {error.message}", error.fix) from error
+    def write(self, integers: Integers) -> StoredWeight:
+        quantized = integers.quantized(self.layer, self.form, SCALE_DTYPE[self.dtype])
         if self.ref.layout == "unfolded":
             quantized = _unfold(quantized)
         layout = to_onnx_layout(quantized)

@@ -1,6 +1,7 @@
 """The export stage: checkpoint + scheme -> artifact folder.
 
-    open weights ─► plan layers (─► calibrate) ─► trace on meta ─► rewrite ─► stream weights
+    open weights ─► plan layers (─► prepare, calibrate) ─► trace on meta ─► rewrite
+    ─► stream weights
     ─┬► model.onnx
      └► model.tensorrt.onnx
     ─► verify the graphs against the PyTorch variant ─► manifest ─► rename into place
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +24,8 @@ import torch
 
 import vggt_deploy
 from vggt_deploy.artifact import writing
-from vggt_deploy.export.calibrate import Calibrated, calibrate_inputs
+from vggt_deploy.errors import UsageError
+from vggt_deploy.export.calibrate import calibrate_inputs
 from vggt_deploy.export.camera import attach_loop, attach_unrolled
 from vggt_deploy.export.finish import finish
 from vggt_deploy.export.materialize import materialize
@@ -42,9 +45,17 @@ from vggt_deploy.model.fold import FoldedWeights
 from vggt_deploy.model.sources import WeightSource
 from vggt_deploy.model.weights import check_keys, expected_shapes, open_weights
 from vggt_deploy.progress import Progress, StageClock, silent
-from vggt_deploy.quantize.histogram import DEFAULT_METHOD
+from vggt_deploy.quantize.calibration import Pictures
 from vggt_deploy.quantize.plan import LayerInfo, keeps_layer_scale, layers_of, plan
-from vggt_deploy.quantize.schemes import FLOAT_BYTES, Activations, Precision, WeightFormat
+from vggt_deploy.quantize.prepared import Integers, Nearest, Prepared, open_prepared
+from vggt_deploy.quantize.schemes import (
+    FLOAT_BYTES,
+    Activations,
+    Precision,
+    Quantization,
+    WeightFormat,
+    as_quantization,
+)
 from vggt_deploy.quantize.statistics import (
     ARRAYS_NAME,
     RECORD_NAME,
@@ -52,13 +63,22 @@ from vggt_deploy.quantize.statistics import (
     model_record,
     write_statistics,
 )
-from vggt_deploy.records import FileRecord, GraphRecord, LayerSummary, Manifest, ModelRecord
+from vggt_deploy.records import (
+    CalibrationRecord,
+    FileRecord,
+    GraphRecord,
+    LayerSummary,
+    Manifest,
+    ModelRecord,
+    TreatmentRecord,
+)
 
 WEIGHTS_NAME = "weights.bin"
 GRAPH_NAMES: dict[GraphTarget, str] = {
     "onnxruntime": "model.onnx",
     "tensorrt": "model.tensorrt.onnx",
 }
+SCRATCH_NAME = "prepared"  # a folder in the artifact's hidden one, gone before that is renamed
 POS_EMBED_KEY = "aggregator.patch_embed.pos_embed"
 VERSIONED = (
     "torch",
@@ -87,10 +107,10 @@ class ExportResult:
 
 def export(
     model: str,
-    scheme: str,
+    scheme: str | Quantization | None = None,
     *,
     output_dir: Path,
-    activations: Activations = "float",
+    activations: Activations | None = None,
     precision: Precision | None = None,
     outputs: Sequence[str] = ("pose", "depth", "points"),
     height: int | None = None,
@@ -104,7 +124,8 @@ def export(
     verify: bool = True,
     overwrite: bool = False,
     calibrate: Path | Statistics | None = None,
-    calibration_method: str = DEFAULT_METHOD,
+    calibration_method: str | None = None,
+    prepared: Path | None = None,
     trace_cache: Path | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
@@ -113,9 +134,12 @@ def export(
     model: vggt-nano, a checkpoint file or folder, a Hugging Face id, or random:<config>[:seed].
     `height` and `width` in pixels, multiples of 14, fixed in the artifact; None takes the size that
     the model works at (350 x 518 for VGGT-1B). `frames` is (min, typical, max).
+    scheme: a label (`int8_pc_sym`, `int8_pc_sym+static+smooth`, `int4_g128+gptq`: see
+    `quantize.treatment`), or with `prepared` None.
     calibrate: for static activations: a folder of images, statistics that `collect_statistics` gave
-    or their folder, or an artifact that was calibrated. calibration_method: absmax, mse, percentile
-    or percentile:P.
+    or their folder, or an artifact that was calibrated; for smoothing and GPTQ a folder of images.
+    calibration_method: absmax, mse, percentile or percentile:P.
+    prepared: a folder of prepared weights (`vggt-deploy qat` writes one), with its own scheme.
     trace_cache: a folder to keep the traced graph in, for the next scheme of the same model.
 
     Raises:
@@ -126,15 +150,16 @@ def export(
             is left behind.
         ArtifactError: the folder is in use, not empty, or the disk is full.
     """
+    given = None if prepared is None else open_prepared(prepared, scheme)
+    asked = given.quantization if given is not None else _asked(scheme)
     sized = make_request(
-        scheme,
-        activations=activations,
+        as_quantization(asked, activations, calibration_method),
         precision=precision,
         outputs=outputs,
         frames=frames,
         patterns=(tuple(include), tuple(exclude), tuple(sensitive)),
         calibrate=calibrate,
-        calibration_method=calibration_method,
+        prepared=given,
     )
     report = progress or silent
     clock = StageClock()
@@ -144,24 +169,71 @@ def export(
     sizes.grid(request.height, request.width)  # a size that is no multiple of 14 ends here
     check_keys(source, sizes, request.heads)
     layers = {layer.name: layer for layer in layers_of(sizes, request.heads)}
-    formats = plan(
+    job = _Job(request, sizes, source, layers, _formats(request, list(layers.values())), given)
+    if given is not None:
+        given.require(job.model, request.precision, request.height, request.width)
+    clock.lap("checkpoint")
+    with writing(output_dir, overwrite=overwrite, needed_bytes=_estimate(job)) as folder:
+        if request.treatment.prepares and given is None:
+            job = dataclasses.replace(job, prepared=_prepare(job, folder / SCRATCH_NAME, report))
+            clock.lap("prepare")
+        manifest = _write_artifact(job, folder, trace_cache, report, clock)
+        if verify:
+            report("verify", 0, 0)
+            record = verify_artifact(folder, manifest, request, sizes, source, job.prepared)
+            manifest = dataclasses.replace(manifest, verification=record)
+            write_manifest(folder, manifest)
+            clock.lap("verify")
+        if (folder / SCRATCH_NAME).exists():
+            shutil.rmtree(folder / SCRATCH_NAME)
+    return ExportResult(Path(output_dir), manifest, manifest.bytes_total, clock.seconds)
+
+
+def _asked(scheme: str | Quantization | None) -> str | Quantization:
+    if scheme is None:
+        raise UsageError("no scheme was given", "name one, or give a folder of prepared weights")
+    return scheme
+
+
+def _formats(request: ExportRequest, layers: Sequence[LayerInfo]) -> dict[str, WeightFormat]:
+    if request.prepared is not None:
+        return request.prepared.formats_of(layers)
+    return plan(
         request.scheme,
-        list(layers.values()),
+        layers,
         include=request.include,
         exclude=request.exclude,
         sensitive=request.sensitive,
     )
-    job = _Job(request, sizes, source, layers, formats)
-    clock.lap("checkpoint")
-    with writing(output_dir, overwrite=overwrite, needed_bytes=_estimate(job)) as folder:
-        manifest = _write_artifact(job, folder, trace_cache, report, clock)
-        if verify:
-            report("verify", 0, 0)
-            record = verify_artifact(folder, manifest, request, sizes, source)
-            manifest = dataclasses.replace(manifest, verification=record)
-            write_manifest(folder, manifest)
-            clock.lap("verify")
-    return ExportResult(Path(output_dir), manifest, manifest.bytes_total, clock.seconds)
+
+
+def _prepare(job: _Job, folder: Path, progress: Progress) -> Prepared:
+    """What the treatment makes of the weights, in a folder that is deleted before the end."""
+    from vggt_deploy.quantize.prepare import PrepareRequest, prepare
+
+    request = job.request
+    pictures = None
+    if request.calibration is not None:
+        assert isinstance(request.calibration.source, Path)  # `make_request` has seen to it
+        pictures = Pictures(
+            request.calibration.source,
+            request.height,
+            request.width,
+            frames_per_pass=request.frames.opt,
+        )
+    folder.mkdir()
+    asked = PrepareRequest(
+        request.quantization,
+        request.precision,
+        request.height,
+        request.width,
+        pictures,
+        request.heads,
+        request.include,
+        request.exclude,
+        request.sensitive,
+    )
+    return prepare(job.config, job.source, asked, folder, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -173,6 +245,7 @@ class _Job:
     source: WeightSource
     layers: Mapping[str, LayerInfo]
     formats: Mapping[str, WeightFormat]
+    prepared: Prepared | None = None
 
     @property
     def model(self) -> ModelRecord:
@@ -189,12 +262,21 @@ def _write_artifact(
     job: _Job, folder: Path, trace_cache: Path | None, progress: Progress, clock: StageClock
 ) -> Manifest:
     request = job.request
-    calibrated = calibrate_inputs(request, job.model, job.config, job.source, job.linears, progress)
+    calibrated = None
+    if job.prepared is None:
+        calibrated = calibrate_inputs(
+            request, job.model, job.config, job.source, job.linears, progress
+        )
     if calibrated is not None:
         write_statistics(folder, calibrated.statistics)
         clock.lap("calibrate")
+    calibration = None if calibrated is None else calibrated.record
     keep = keeps_layer_scale(request.precision)
-    folded = FoldedWeights(job.source, job.config, keep_layer_scale=keep)
+    folded: WeightSource = FoldedWeights(job.source, job.config, keep_layer_scale=keep)
+    integers: Integers = Nearest(folded)
+    if job.prepared is not None:
+        integers, folded = job.prepared, job.prepared.source(folded)
+        calibration = _prepared_calibration(request, job.prepared)
     fields = grid_fields(job.config, folded.load(POS_EMBED_KEY), request.height, request.width)
     progress("trace", 0, 0)
     network = cached_trace(
@@ -224,7 +306,8 @@ def _write_artifact(
                     weights,
                     rank_1="tensorrt" in request.targets,
                     progress=progress,
-                    input_scales=None if calibrated is None else calibrated.record.scales,
+                    integers=integers,
+                    input_scales=None if calibration is None else calibration.scales,
                 )
             )
     clock.lap("weights")
@@ -235,7 +318,7 @@ def _write_artifact(
     kept = () if calibrated is None else (RECORD_NAME, ARRAYS_NAME)
     for name in (*(record.file for record in records.values()), *kept):
         files[name] = FileRecord((folder / name).stat().st_size, hash_file(folder / name))
-    manifest = _manifest(job, records, files, calibrated)
+    manifest = _manifest(job, records, files, calibration)
     write_manifest(folder, manifest)
     clock.lap("graphs")
     return manifest
@@ -284,7 +367,7 @@ def _manifest(
     job: _Job,
     records: Mapping[GraphTarget, GraphRecord],
     files: dict[str, FileRecord],
-    calibrated: Calibrated | None,
+    calibration: CalibrationRecord | None,
 ) -> Manifest:
     request = job.request
     return Manifest(
@@ -309,8 +392,27 @@ def _manifest(
         ),
         files=files,
         versions=installed_versions(),
-        calibration=None if calibrated is None else calibrated.record,
+        calibration=calibration,
+        treatment=_treatment(job),
     )
+
+
+def _prepared_calibration(request: ExportRequest, prepared: Prepared) -> CalibrationRecord | None:
+    """What the manifest says of static ranges that come with prepared weights."""
+    record = prepared.record
+    if request.activations != "static":
+        return None
+    learned = record.made_by == "qat"
+    method = "learned in training" if learned else request.treatment.input_range.label
+    return CalibrationRecord(method, None, record.images, record.input_scales)
+
+
+def _treatment(job: _Job) -> TreatmentRecord | None:
+    label = job.request.treatment.label
+    if job.prepared is not None:
+        record = job.prepared.record
+        return TreatmentRecord(label, record.made_by, record.choices, record.images)
+    return TreatmentRecord(label, "calibrate") if label else None
 
 
 def installed_versions() -> dict[str, str]:

@@ -10,15 +10,10 @@ from pathlib import Path
 from vggt_deploy.errors import ImageError, UsageError
 from vggt_deploy.export.qdq import GraphTarget
 from vggt_deploy.outputs import OutputGroup, output_groups
-from vggt_deploy.quantize.histogram import DEFAULT_METHOD, Method, parse_method
-from vggt_deploy.quantize.schemes import (
-    Activations,
-    Precision,
-    Scheme,
-    check_activations,
-    get_scheme,
-)
-from vggt_deploy.quantize.statistics import Statistics
+from vggt_deploy.quantize.prepared import Prepared
+from vggt_deploy.quantize.schemes import Activations, Precision, Quantization, Scheme
+from vggt_deploy.quantize.statistics import Statistics, holds_statistics
+from vggt_deploy.quantize.treatment import Treatment
 from vggt_deploy.records import FramesRange
 
 Patterns = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
@@ -27,21 +22,19 @@ Patterns = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
 @dataclass(frozen=True)
 class CalibrationRequest:
-    """What to calibrate on (a folder of images or of statistics), and how to choose the ranges."""
+    """What to calibrate on: a folder of images, or statistics of some."""
 
     source: Path | Statistics
-    method: Method
 
 
 @dataclass(frozen=True)
 class ExportRequest:
     """A request that makes sense in itself; whether the checkpoint has it is not known yet.
 
-    `calibration` is there exactly where the activations are static.
+    `calibration` is there exactly where pictures have to be looked at.
     """
 
-    scheme: Scheme
-    activations: Activations
+    quantization: Quantization
     precision: Precision
     groups: tuple[OutputGroup, ...]
     height: int
@@ -51,6 +44,19 @@ class ExportRequest:
     exclude: tuple[str, ...]
     sensitive: tuple[str, ...]
     calibration: CalibrationRequest | None = None
+    prepared: Prepared | None = None
+
+    @property
+    def scheme(self) -> Scheme:
+        return self.quantization.scheme
+
+    @property
+    def activations(self) -> Activations:
+        return self.quantization.activations
+
+    @property
+    def treatment(self) -> Treatment:
+        return self.quantization.treatment
 
     @property
     def heads(self) -> frozenset[str]:
@@ -64,15 +70,14 @@ class ExportRequest:
 
 
 def make_request(
-    scheme_name: str,
+    asked: Quantization,
     *,
-    activations: Activations,
     precision: Precision | None,
     outputs: Sequence[str],
     frames: tuple[int, int, int],
     patterns: Patterns,
     calibrate: Path | Statistics | None = None,
-    calibration_method: str = DEFAULT_METHOD,
+    prepared: Prepared | None = None,
 ) -> Callable[[int, int], ExportRequest]:
     """Check the request against itself. What comes back takes height and width in pixels, which may
     depend on the checkpoint, and gives the request.
@@ -80,48 +85,71 @@ def make_request(
     Raises:
         UsageError: with what would be right.
     """
-    scheme = get_scheme(scheme_name)
-    check_activations(scheme, activations)
+    if prepared is not None and any(patterns):
+        raise UsageError(
+            f"{prepared.folder} has been prepared, and patterns were given",
+            "leave --include, --exclude and --sensitive out: its layers are chosen",
+        )
     without_size = partial(
         ExportRequest,
-        scheme=scheme,
-        activations=activations,
-        precision=_precision(scheme, activations, precision),
+        quantization=asked,
+        precision=_precision(asked.scheme, asked.activations, precision, prepared),
         groups=output_groups(outputs),
         frames=_frames(*frames),
         include=patterns[0],
         exclude=patterns[1],
         sensitive=patterns[2],
-        calibration=_calibration(activations, calibrate, calibration_method),
+        calibration=_calibration(asked, calibrate, prepared),
+        prepared=prepared,
     )
     return lambda height, width: without_size(height=height, width=width)
 
 
 def _calibration(
-    activations: Activations, calibrate: Path | Statistics | None, method: str
+    asked: Quantization, calibrate: Path | Statistics | None, prepared: Prepared | None
 ) -> CalibrationRequest | None:
-    if activations != "static":
+    if prepared is not None:
         if calibrate is not None:
             raise UsageError(
-                f"{activations} activations are not calibrated, but --calibrate was given",
-                "add --activations static, or leave --calibrate out",
+                f"{prepared.folder} has been prepared, and --calibrate was given",
+                "leave --calibrate out: its scales are chosen",
+            )
+        return None
+    if not asked.needs_pictures:
+        if calibrate is not None:
+            raise UsageError(
+                f"{asked.label} looks at no pictures, but --calibrate was given",
+                "add --activations static, +smooth or +gptq, or leave --calibrate out",
             )
         return None
     if calibrate is None:
         raise UsageError(
-            "static activations need images to calibrate on",
-            "give --calibrate DIR: your images, or what `vggt-deploy calibrate` wrote; "
-            "there is no default, since ranges of other images would be wrong for yours",
+            f"{asked.label} needs images to calibrate on",
+            "give --calibrate DIR: your images"
+            + ("" if asked.treatment.looks else ", or what `vggt-deploy calibrate` wrote")
+            + "; there is no default, since ranges of other images would be wrong for yours",
         )
     source = calibrate if isinstance(calibrate, Statistics) else Path(calibrate)
     if isinstance(source, Path) and not source.exists():
         # Now, and not after a checkpoint of 5 GB was fetched.
         raise ImageError(f"there is no folder {source}", "check the path given to --calibrate")
-    return CalibrationRequest(source, parse_method(method))
+    if asked.treatment.prepares and (isinstance(source, Statistics) or holds_statistics(source)):
+        raise UsageError(
+            f"{asked.label} has to run the pictures themselves, and --calibrate names statistics",
+            "give the folder of images",
+        )
+    return CalibrationRequest(source)
 
 
-def _precision(scheme: Scheme, activations: Activations, wanted: Precision | None) -> Precision:
+def _precision(
+    scheme: Scheme,
+    activations: Activations,
+    wanted: Precision | None,
+    prepared: Prepared | None,
+) -> Precision:
     chosen = wanted or scheme.precision
+    if prepared is not None:
+        chosen = wanted or prepared.precision
     if chosen != scheme.precision and not scheme.integer:
         raise UsageError(
             f"scheme {scheme.name} is precision {scheme.precision}, "

@@ -36,6 +36,7 @@ from vggt_deploy.model.fold import FoldedWeights
 from vggt_deploy.model.sources import WeightSource
 from vggt_deploy.quantize.apply import build_quantized
 from vggt_deploy.quantize.plan import keeps_layer_scale
+from vggt_deploy.quantize.prepared import Prepared
 from vggt_deploy.records import GraphRecord, Manifest
 
 Arrays = dict[str, npt.NDArray[np.float32]]
@@ -57,6 +58,7 @@ def verify_artifact(
     request: ExportRequest,
     config: VGGTConfig,
     source: WeightSource,
+    prepared: Prepared | None = None,
 ) -> dict[str, Any]:
     """Run every graph of the artifact against PyTorch; returns the record for the manifest.
 
@@ -66,7 +68,7 @@ def verify_artifact(
     counts = sorted({request.frames.min, min(request.frames.min + 1, request.frames.max)})
     inputs = [probe_images(count, request.height, request.width) for count in counts]
     scales = None if manifest.calibration is None else manifest.calibration.scales
-    expected, limit = _expected(request, config, source, inputs, scales)
+    expected, limit = _expected(request, config, source, inputs, scales, prepared)
     errors: dict[str, dict[str, float]] = {}
     for target, graph in manifest.graphs.items():
         if manifest.calibration is not None:
@@ -162,13 +164,14 @@ def _expected(
     source: WeightSource,
     inputs: list[npt.NDArray[np.float32]],
     scales: Mapping[str, float] | None,
+    prepared: Prepared | None,
 ) -> tuple[list[Arrays], float]:
     """What PyTorch gives for each input, and how far a right graph may be from it."""
     limit = TOLERANCE[request.precision]
     if request.activations == "float":
-        return list(_torch_outputs(request, config, source, inputs, scales)), limit
+        return list(_torch_outputs(request, config, source, inputs, scales, prepared)), limit
     moved = [images * np.float32(1 + PERTURBATION) for images in inputs]
-    outputs = list(_torch_outputs(request, config, source, [*inputs, *moved], scales))
+    outputs = list(_torch_outputs(request, config, source, [*inputs, *moved], scales, prepared))
     expected, shifted = outputs[: len(inputs)], outputs[len(inputs) :]
     for still, other in zip(expected, shifted, strict=True):
         own = max(compare_outputs(other, still).values())
@@ -182,6 +185,7 @@ def _torch_outputs(
     source: WeightSource,
     inputs: list[npt.NDArray[np.float32]],
     scales: Mapping[str, float] | None,
+    prepared: Prepared | None,
 ) -> Iterator[Arrays]:
     keep = keeps_layer_scale(request.precision)
     model = build_quantized(
@@ -195,6 +199,7 @@ def _torch_outputs(
         exclude=request.exclude,
         sensitive=request.sensitive,
         precision=request.precision,
+        prepared=prepared,
     )
     names = [name for group in request.groups for name in group.tensors]
     for images in inputs:

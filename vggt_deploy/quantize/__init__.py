@@ -18,15 +18,17 @@ from vggt_deploy.quantize.schemes import (
     PerGroup,
     PerTensor,
     Precision,
+    Quantization,
     Scheme,
     WeightFormat,
     get_scheme,
-    parse_variant,
-    variant_label,
+    parse_label,
 )
 from vggt_deploy.quantize.targets import SchemeRow, Support, Target, scheme_rows, support
+from vggt_deploy.quantize.treatment import PLAIN, Treatment
 
 __all__ = [
+    "PLAIN",
     "SCHEMES",
     "Activations",
     "Granularity",
@@ -35,16 +37,17 @@ __all__ = [
     "PerGroup",
     "PerTensor",
     "Precision",
+    "Quantization",
     "Scheme",
     "SchemeRow",
     "Support",
     "Target",
+    "Treatment",
     "WeightFormat",
     "get_scheme",
     "layers_of",
-    "parse_variant",
+    "parse_label",
     "plan",
     "scheme_rows",
     "support",
-    "variant_label",
 ]

@@ -11,19 +11,22 @@ finished model only one float weight is in memory.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vggt_deploy.errors import CalibrationError, ModelError, QuantizeError
+from vggt_deploy.errors import CalibrationError, ModelError, QuantizeError, UsageError
+from vggt_deploy.model.sources import ModelOrigin
 from vggt_deploy.model.vggt import VGGT
 from vggt_deploy.quantize.activations import round_per_group, round_per_tensor, round_static
 from vggt_deploy.quantize.half import half_inside
 from vggt_deploy.quantize.packing import pack_int4, unpack_int4
 from vggt_deploy.quantize.plan import keeps_layer_scale, layer_precision, layers_in, plan
-from vggt_deploy.quantize.qparams import TORCH_DTYPE, QuantizedTensor, dequantize, quantize
+from vggt_deploy.quantize.prepared import Integers, Nearest, Prepared
+from vggt_deploy.quantize.qparams import TORCH_DTYPE, QuantizedTensor, dequantize
 from vggt_deploy.quantize.schemes import (
     Activations,
     PerGroup,
@@ -205,12 +208,16 @@ def build_quantized(
     exclude: Sequence[str] = (),
     sensitive: Sequence[str] = (),
     precision: Precision | None = None,
+    formats: Mapping[str, WeightFormat] | None = None,
+    prepared: Prepared | None = None,
 ) -> VGGT:
     """A folded VGGT with the scheme applied, in eval mode.
 
     `source` gives folded weights, with LayerScale kept where `keeps_layer_scale(precision)`.
     input_scales: layer -> scale, for static activations (`calibration.input_scales` with the same
     precision); every quantized Linear needs one.
+    formats: exactly these layers in these formats, in place of the scheme's choice by patterns.
+    prepared: integers, changed float tensors, formats and input scales from there.
 
     precision (None: the scheme's own) fp16 or bf16: inside `plan.in_half_region` all is in that
     type, as in an exported graph: inputs (the RoPE tables too), float weights, biases, the qk-norm,
@@ -225,18 +232,84 @@ def build_quantized(
             config, heads=heads, folded=True, keep_layer_scale=keeps_layer_scale(precision)
         )
     _check_source(model, source, precision)
+    layers = layers_in(model)
+    integers: Integers = Nearest(source)
+    if prepared is not None:
+        prepared.require_precision(precision)
+        integers, source = prepared, prepared.source(source)
+        formats, input_scales = prepared.formats_of(layers), prepared.record.input_scales
+    elif formats is None:
+        formats = plan(scheme, layers, include=include, exclude=exclude, sensitive=sensitive)
+    _replace(model, formats, integers, source, activations, input_scales, precision)
+    for name, parameter in list(model.named_parameters()):
+        if parameter.is_meta:
+            value = _load(source, name, layer_precision(name, precision))
+            _set(model, name, nn.Parameter(value, requires_grad=False))
+    if precision != "fp32":
+        half_inside(model, TORCH_DTYPE[precision])
+    return model.eval()
+
+
+@torch.no_grad()
+def replace_layers(
+    model: nn.Module,
+    formats: Mapping[str, WeightFormat],
+    integers: Integers | None = None,
+    *,
+    activations: Activations = "float",
+    input_scales: Mapping[str, float] | None = None,
+) -> None:
+    """Put quantized modules in place of these layers of any network, in FP32.
+
+    integers: None rounds the network's own weights (`prepared.Nearest`). Biases are the network's.
+    input_scales: layer -> scale, for static activations; every Linear among `formats` needs one.
+
+    Raises:
+        UsageError: no Linear or convolution has that name.
+        QuantizeError, CalibrationError: a weight that is not finite, a scale that is missing.
+    """
+    source = ModuleWeights(model)
+    known = {layer.name for layer in layers_in(model)}
+    if unknown := sorted(formats.keys() - known):
+        raise UsageError(
+            f"{unknown[0]} is no layer of this network", f"use some of: {', '.join(sorted(known))}"
+        )
+    _replace(model, formats, integers or Nearest(source), source, activations, input_scales, "fp32")
+
+
+@dataclass(frozen=True)
+class ModuleWeights:
+    """The tensors of a network in memory, as a weight source."""
+
+    module: nn.Module
+
+    @property
+    def origin(self) -> ModelOrigin:
+        return ModelOrigin(spec=type(self.module).__name__, kind="file")
+
+    def keys(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.module.named_parameters())
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        return tuple(self.module.get_parameter(key).shape)
+
+    def load(self, key: str) -> Tensor:
+        return self.module.get_parameter(key).detach().float()
+
+
+def _replace(
+    model: nn.Module,
+    formats: Mapping[str, WeightFormat],
+    integers: Integers,
+    source: WeightSource,
+    activations: Activations,
+    input_scales: Mapping[str, float] | None,
+    precision: Precision,
+) -> None:
     layers = {layer.name: layer for layer in layers_in(model)}
-    formats = plan(
-        scheme, tuple(layers.values()), include=include, exclude=exclude, sensitive=sensitive
-    )
     for name, form in formats.items():
         type_name = layer_precision(name, precision)
-        try:
-            quantized = quantize(
-                source.load(f"{name}.weight"), form, axis=layers[name].axis, scale_dtype=type_name
-            )
-        except QuantizeError as error:
-            raise QuantizeError(f"{name}: {error.message}", error.fix) from error
+        quantized = integers.quantized(layers[name], form, type_name)
         old = model.get_submodule(name)
         bias = None
         if old.bias is not None:
@@ -245,13 +318,6 @@ def build_quantized(
         if activations == "static" and layers[name].kind == "linear":
             scale = _input_scale(input_scales, name)
         _set(model, name, quantized_module(old, quantized, bias, activations, scale))
-    for name, parameter in list(model.named_parameters()):
-        if parameter.is_meta:
-            value = _load(source, name, layer_precision(name, precision))
-            _set(model, name, nn.Parameter(value, requires_grad=False))
-    if precision != "fp32":
-        half_inside(model, TORCH_DTYPE[precision])
-    return model.eval()
 
 
 def _input_scale(scales: Mapping[str, float] | None, layer: str) -> float:

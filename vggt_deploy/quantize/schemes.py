@@ -8,11 +8,20 @@ the maths is in `qparams`, the choice of layers in `plan`, what a target makes o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal, get_args
 
 from vggt_deploy.errors import UsageError
+from vggt_deploy.quantize.methods import parse_method
+from vggt_deploy.quantize.treatment import (
+    DEFAULT_INPUT_RANGE,
+    PLAIN,
+    Treatment,
+    parse_treatment,
+)
 
 Precision = Literal["fp32", "fp16", "bf16"]
 Activations = Literal["float", "dynamic", "static"]
@@ -132,6 +141,26 @@ class WeightFormat:
         return self.bits == 8 or not self.symmetric
 
 
+def parse_format(label: str) -> WeightFormat:
+    """The inverse of `WeightFormat.label`.
+
+    Raises:
+        UsageError: no such format.
+    """
+    found = re.fullmatch(r"int([48])_(pt|pc|g([0-9]{1,6}))(_sym|_asym)?", label)
+    if found is not None:
+        granularity: Granularity = PerTensor() if found[2] == "pt" else PerChannel()
+        if found[3] is not None and int(found[3]) > 0:
+            granularity = PerGroup(int(found[3]))
+        form = WeightFormat(8 if found[1] == "8" else 4, granularity, found[4] != "_asym")
+        if form.label == label:
+            return form
+    raise UsageError(
+        f"unknown weight format {label!r}",
+        "use int8_pt_sym, int8_pt_asym, int8_pc_sym, int8_pc_asym, or int4_gSIZE such as int4_g128",
+    )
+
+
 INT8_PT_SYM = WeightFormat(8, PerTensor())
 INT8_PT_ASYM = WeightFormat(8, PerTensor(), symmetric=False)
 INT8_PC_SYM = WeightFormat(8, PerChannel())
@@ -167,7 +196,8 @@ class Scheme:
 
     `linear` and `conv` are None where they stay float. `precision` is the default float type of
     what is not integer. `sensitive` is the format of the layers that match `sensitive_patterns`
-    (None: the scheme has one format only).
+    (None: the scheme has one format only). `layers` names layers one by one, as a recipe does: by
+    name or pattern, format or None for float, the first that fits goes before all the others.
     """
 
     name: str
@@ -177,11 +207,19 @@ class Scheme:
     precision: Precision = "fp32"
     sensitive: WeightFormat | None = None
     sensitive_patterns: tuple[str, ...] = ()
+    layers: tuple[tuple[str, WeightFormat | None], ...] = ()
+
+    @property
+    def formats(self) -> tuple[WeightFormat, ...]:
+        """Every format that a layer may get, each once."""
+        named = (form for _, form in self.layers)
+        found = (self.linear, self.conv, self.sensitive, *named)
+        return tuple(dict.fromkeys(form for form in found if form is not None))
 
     @property
     def integer(self) -> bool:
         """Whether any weight becomes integers."""
-        return self.linear is not None or self.conv is not None
+        return bool(self.formats)
 
 
 def _integer(name: str, linear: WeightFormat, summary: str) -> Scheme:
@@ -226,27 +264,124 @@ def get_scheme(name: str) -> Scheme:
         raise UsageError(f"unknown scheme {name!r}", f"use one of: {', '.join(SCHEMES)}") from None
 
 
-def parse_variant(label: str) -> tuple[Scheme, Activations]:
-    """`int8_pc_sym` -> (scheme, "float"); `int8_pc_sym+static` -> (scheme, "static")."""
-    name, plus, mode = label.partition("+")
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """All that is done to the numbers of a network: scheme, activations, treatment."""
+
+    scheme: Scheme
+    activations: Activations = "float"
+    treatment: Treatment = PLAIN
+
+    def __post_init__(self) -> None:
+        check_activations(self.scheme, self.activations)
+        _check_treatment(self)
+
+    @property
+    def label(self) -> str:
+        """`int8_pc_sym`, `int8_pc_sym+static`, `int4_g128+gptq`: what `parse_label` reads."""
+        mode = () if self.activations == "float" else (self.activations,)
+        return "+".join((self.scheme.name, *mode, *self.treatment.words))
+
+    @property
+    def needs_pictures(self) -> bool:
+        """Whether it can't be done without running pictures through the network."""
+        return self.activations == "static" or self.treatment.looks
+
+
+def parse_label(label: str) -> Quantization:
+    """`int8_pc_sym+static+smooth` -> its scheme, activations and treatment.
+
+    Raises:
+        UsageError: an unknown scheme or word, or words that mean nothing together.
+    """
+    name, *words = label.split("+")
     scheme = get_scheme(name)
-    if not plus:
-        return scheme, "float"
-    for known in get_args(Activations):
-        if mode == known:
-            check_activations(scheme, known)
-            return scheme, known
-    raise UsageError(
-        f"unknown activations {mode!r} in {label!r}",
-        f"use {name} alone (float activations), {name}+dynamic or {name}+static",
-    )
+    modes: tuple[Activations, ...] = get_args(Activations)
+    for mode in modes:
+        if words and words[0] == mode:
+            return Quantization(scheme, mode, parse_treatment(tuple(words[1:])))
+    return Quantization(scheme, "float", parse_treatment(tuple(words)))
+
+
+def as_quantization(
+    asked: str | Quantization,
+    activations: Activations | None = None,
+    input_range: str | None = None,
+) -> Quantization:
+    """A label with what was said beside it: `--activations` and `--calibration-method`.
+
+    Raises:
+        UsageError: the label is wrong, or says otherwise.
+    """
+    found = parse_label(asked) if isinstance(asked, str) else asked
+    if activations not in (None, "float", found.activations):
+        if found.activations != "float":
+            raise UsageError(
+                f"scheme {found.label} and activations {activations} contradict each other",
+                "give one of them",
+            )
+        found = replace(found, activations=activations)
+    if input_range is None:
+        return found
+    if found.activations != "static":
+        raise UsageError(
+            f"a calibration method has no meaning with {found.activations} activations",
+            "use static activations, or leave it out",
+        )
+    method, said = parse_method(input_range), found.treatment.input_range
+    if said not in (method, DEFAULT_INPUT_RANGE):
+        raise UsageError(
+            f"scheme {found.label} and calibration method {input_range} contradict each other",
+            "give one of them",
+        )
+    return replace(found, treatment=replace(found.treatment, input_range=method))
+
+
+def parse_activations(text: str) -> Activations:
+    """float, static or dynamic."""
+    known: tuple[Activations, ...] = get_args(Activations)
+    for mode in known:
+        if text == mode:
+            return mode
+    raise UsageError(f"unknown activations {text!r}", f"use one of: {', '.join(known)}")
+
+
+def with_words(asked: Quantization, words: Sequence[str]) -> Quantization:
+    """With these words of a label as well: `smooth`, `gptq`, ...
+
+    Raises:
+        UsageError: an unknown one, one that it has already, or one that means nothing here.
+    """
+    if not words:
+        return asked
+    return replace(asked, treatment=parse_treatment((*asked.treatment.words, *words)))
+
+
+def _check_treatment(asked: Quantization) -> None:
+    treatment, scheme = asked.treatment, asked.scheme
+    if not scheme.integer and treatment != PLAIN:
+        raise UsageError(
+            f"scheme {scheme.name} has no integer weights, so {treatment.label} has no meaning",
+            f"leave it out, or use an integer scheme, such as int8_pc_sym+{treatment.label}",
+        )
+    if asked.activations != "static" and treatment.input_range != DEFAULT_INPUT_RANGE:
+        raise UsageError(
+            f"{treatment.label} chooses a range for static activations, and these are "
+            f"{asked.activations}",
+            f"use {scheme.name}+static, or leave a= out",
+        )
+    if treatment.apart and asked.activations != "static" and treatment.rounding != "gptq":
+        raise UsageError(
+            "apart weighs tokens for static activations and for gptq, and here is neither",
+            f"use {scheme.name}+static+apart or {scheme.name}+apart+gptq, or leave apart out",
+        )
 
 
 def check_activations(scheme: Scheme, activations: Activations) -> None:
     """8-bit activations mean something only beside integer weights, static ones beside 8 bit."""
     if activations == "float":
         return
-    if scheme.linear is None:
+    if not scheme.integer:
         raise UsageError(
             f"scheme {scheme.name} has no integer weights, so its activations stay float",
             f"leave --activations (+{activations}) out, or use an integer scheme: "
@@ -263,12 +398,6 @@ def check_activations(scheme: Scheme, activations: Activations) -> None:
 
 def takes_activations(scheme: Scheme, activations: Activations) -> bool:
     """Whether the scheme has a variant with these activations."""
-    if activations == "float" or scheme.linear is None:
+    if activations == "float" or not scheme.integer:
         return activations == "float"
-    formats = (scheme.linear, scheme.sensitive)
-    return activations == "dynamic" or all(form is None or form.bits == 8 for form in formats)
-
-
-def variant_label(scheme: Scheme, activations: Activations) -> str:
-    """The inverse of `parse_variant`."""
-    return scheme.name if activations == "float" else f"{scheme.name}+{activations}"
+    return activations == "dynamic" or all(form.bits == 8 for form in scheme.formats)
