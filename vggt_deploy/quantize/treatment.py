@@ -64,7 +64,7 @@ class Treatment:
         if self.apart:
             found.append("apart")
         if self.smooth is not None:
-            found.append("smooth" if self.smooth == "auto" else f"smooth={self.smooth:g}")
+            found.append("smooth" if self.smooth == "auto" else f"smooth={_plain(self.smooth)}")
         if self.rotate:
             found.append("rotate")
         if self.rounding != "nearest":
@@ -131,6 +131,11 @@ def _field(word: str) -> tuple[str, object]:
 
 def _method(text: str) -> Method:
     return parse_method(f"percentile:{text[1:]}" if text.startswith("p") else text)
+
+
+def _plain(alpha: float) -> str:
+    """Six digits at most and no exponent: 0.5, 0, 0.000001."""
+    return f"{alpha:.6f}".rstrip("0").rstrip(".")
 
 
 def _short(method: Method) -> str:
