@@ -67,7 +67,7 @@ class Aggregator(nn.Module):
         """
         scenes, frames, _, height, width = images.shape
         patches = self.patch_embed(images.reshape(-1, 3, height, width), fields)
-        x = torch.cat([self._special_tokens(scenes, frames, images.device), patches], dim=1)
+        x = torch.cat([self.special_tokens(scenes, frames, images.device), patches], dim=1)
         rope = (fields.rope_cos, fields.rope_sin)
         kept: dict[int, Tensor] = {}
         for i, (frame_block, global_block) in enumerate(
@@ -81,7 +81,7 @@ class Aggregator(nn.Module):
                 kept[i] = torch.cat([within, x], dim=-1)
         return kept
 
-    def _special_tokens(self, scenes: int, frames: int, device: torch.device) -> Tensor:
+    def special_tokens(self, scenes: int, frames: int, device: torch.device) -> Tensor:
         """[B*S, 1 + registers, C]: variant 0 for frame 0, variant 1 for the others.
 
         Chosen by frame index. A size S - 1 would make a trace special at S = 1 and S = 2.

@@ -66,6 +66,14 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(embed, eps=ENCODER_EPS)
 
     def forward(self, images: Tensor, fields: GridFields) -> Tensor:
+        x = self.embed(images, fields)
+        for block in self.blocks:
+            x = block(x)
+        out: Tensor = self.norm(x[:, self.special_tokens :])
+        return out
+
+    def embed(self, images: Tensor, fields: GridFields) -> Tensor:
+        """What the first block gets: [N, 3, H, W] -> [N, P, C]."""
         if not self.folded:
             # Made here and not kept as buffers: a model built on the meta device has no values to
             # keep, and the state dict has no such keys to fill them from.
@@ -75,8 +83,4 @@ class Encoder(nn.Module):
         patches = self.patch_embed(images)
         special = torch.cat([self.cls_token, self.register_tokens], dim=1)
         special = special.expand(patches.shape[0], -1, -1)
-        x = torch.cat([special, patches], dim=1) + fields.pos_embed
-        for block in self.blocks:
-            x = block(x)
-        out: Tensor = self.norm(x[:, self.special_tokens :])
-        return out
+        return torch.cat([special, patches], dim=1) + fields.pos_embed
