@@ -6,6 +6,10 @@ Defaults: every Linear of the aggregator and the camera head except `embed_pose`
 group fits) and `pose_branch.fc2` (N = 9: the pose itself; 0.002 % of the weights together), and
 every convolution of the depth and point heads. The patch embedding, norms, tokens and the track
 head stay float. Patterns are shell patterns over the module name (`*` spans dots), as in fnmatch.
+
+A recipe (`Scheme.layers`) names layers one by one and goes before the scheme's own formats: a whole
+name is for that layer, whatever it is; a pattern is for those of its layers that are quantized by
+default or by include, so that "aggregator.*" does not reach the patch embedding.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
 from vggt_deploy.errors import UsageError
-from vggt_deploy.quantize.schemes import Precision, Scheme, WeightFormat
+from vggt_deploy.quantize.schemes import PerGroup, Precision, Scheme, WeightFormat
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,6 +33,7 @@ LayerKind = Literal["linear", "conv", "conv_transpose"]
 DEFAULT_LINEAR = ("aggregator.*", "camera_head.*")
 DEFAULT_CONV = ("depth_head.*", "point_head.*")
 DEFAULT_FLOAT = ("camera_head.embed_pose", "camera_head.pose_branch.fc2")
+OPTIONAL_HEADS = ("camera_head", "depth_head", "point_head", "track_head")
 
 HALF_REGION = re.compile(
     r"aggregator\.(patch_embed\.blocks|frame_blocks|global_blocks)\.\d+\.(attn|mlp)(\.|$)"
@@ -112,7 +117,8 @@ def plan(
     scheme's own sensitive patterns. A pattern that matches no layer is a UsageError.
     """
     for option, patterns in (("include", include), ("exclude", exclude), ("sensitive", sensitive)):
-        _check_patterns(option, patterns, layers)
+        _check_patterns(f"--{option}", patterns, layers)
+    _check_patterns(f"recipe {scheme.name}:", _of_heads_here(scheme, layers), layers)
     if not scheme.integer and (include or exclude or sensitive):
         raise UsageError(
             f"scheme {scheme.name} keeps every layer float, so there is nothing to include, "
@@ -128,11 +134,14 @@ def plan(
     formats = {}
     for layer in layers:
         wanted = _is_default(layer) or _matches(layer.name, include)
-        if not wanted or _matches(layer.name, exclude):
+        named = _named(scheme, layer, wanted)
+        if not (wanted or named) or _matches(layer.name, exclude):
             continue
         chosen = scheme.linear if layer.kind == "linear" else scheme.conv
         if layer.kind == "linear" and scheme.sensitive and _matches(layer.name, careful):
             chosen = scheme.sensitive
+        if named:
+            chosen = named[1]
         if chosen is not None:
             formats[layer.name] = chosen
     return formats
@@ -188,6 +197,30 @@ def _is_default(layer: LayerInfo) -> bool:
     return _matches(layer.name, DEFAULT_CONV)
 
 
+def _named(
+    scheme: Scheme, layer: LayerInfo, wanted: bool
+) -> tuple[str, WeightFormat | None] | None:
+    """What a recipe says of this layer, name and format; None where it says nothing."""
+    for pattern, form in scheme.layers:
+        if layer.name != pattern and not (wanted and fnmatchcase(layer.name, pattern)):
+            continue
+        if form is not None and layer.kind != "linear" and isinstance(form.granularity, PerGroup):
+            raise UsageError(
+                f"recipe {scheme.name}: {pattern!r} gives {form.label} to {layer.name}, a "
+                "convolution, and groups are runs of inputs of a Linear",
+                f"put {layer.name!r} or its head before it, with int8_pc_sym or float",
+            )
+        return pattern, form
+    return None
+
+
+def _of_heads_here(scheme: Scheme, layers: Sequence[LayerInfo]) -> tuple[str, ...]:
+    """The patterns of a recipe but for those of heads that were left out of the model."""
+    parts = {layer.name.partition(".")[0] for layer in layers}
+    absent = tuple(f"{head}." for head in OPTIONAL_HEADS if head not in parts)
+    return tuple(name for name, _ in scheme.layers if not name.startswith(absent))
+
+
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
@@ -198,7 +231,7 @@ def _check_patterns(option: str, patterns: Sequence[str], layers: Sequence[Layer
         if not any(_matches(layer.name, resolved) for layer in layers):
             known = ", ".join(layer.name for layer in layers[:3])
             raise UsageError(
-                f"--{option} {pattern!r} matches none of the {len(layers)} layers",
+                f"{option} {pattern!r} matches none of the {len(layers)} layers",
                 f"a pattern is matched against the whole name, such as {known}; "
                 f"* stands for any text",
             )
