@@ -11,6 +11,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from vggt_deploy.engines.inspect import Inspection
+    from vggt_deploy.quantize.selection import Selection
     from vggt_deploy.quantize.statistics import Statistics
     from vggt_deploy.records import EngineRecord, FramesRange, Manifest, ProofRecord
     from vggt_deploy.ship.bundle import BundleInfo
@@ -30,10 +31,28 @@ def print_statistics(statistics: Statistics, folder: str, out: Console) -> None:
     )
     for reason in statistics.skipped:
         out.print(f"  left out: {reason}", markup=False)
+    if statistics.selection is not None:
+        _print_selection(statistics.selection, out)
     out.print(
         f"use it: vggt-deploy export --activations static --calibrate {folder} --scheme ...",
         markup=False,
     )
+
+
+def _print_selection(selection: Selection, out: Console) -> None:
+    for outlier in selection.outliers:
+        out.print(
+            f"  outlier, left out: {outlier.image} (distance {outlier.distance:.4f} to the nearest "
+            f"images, score {outlier.score:.1f})",
+            markup=False,
+        )
+    out.print(
+        f"  {len(selection.chosen)} of {len(selection.sets)} view sets chosen, the most different:",
+        markup=False,
+    )
+    for found in selection.sets:
+        if found.chosen:
+            out.print(f"    {found.images[0]} .. {found.images[-1]}", markup=False)
 
 
 def print_engine(manifest: Manifest, folder: str, out: Console) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from vggt_deploy.compare.calibration import ask_calibration
 from vggt_deploy.compare.variants import parse_variants
 from vggt_deploy.errors import CalibrationError, CompareError, ImageError, UsageError
-from vggt_deploy.quantize.histogram import Histogram
+from vggt_deploy.quantize.histogram import NOTHING, Histogram, TokenHistograms
 from vggt_deploy.quantize.statistics import Statistics, write_statistics
 from vggt_deploy.records import ModelRecord
 
@@ -39,7 +39,7 @@ def statistics(tmp_path: Path) -> Path:
         folder,
         Statistics(
             ModelRecord("fake-model", "vggt-tiny"), 42, 56, "crop", 3, {"a.png": "0" * 64}, (),
-            {"layer": histogram},
+            {"layer": TokenHistograms(NOTHING, histogram)},
         ),
     )  # fmt: skip
     return folder

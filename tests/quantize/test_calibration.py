@@ -22,9 +22,10 @@ from vggt_deploy.errors import (
     UsageError,
 )
 from vggt_deploy.model.weights import load_model, open_weights
-from vggt_deploy.quantize import calibration
+from vggt_deploy.quantize import pictures as pictures_module
 from vggt_deploy.quantize.calibration import Pictures, collect_statistics, input_scales, observe
-from vggt_deploy.quantize.histogram import Method, parse_method
+from vggt_deploy.quantize.histogram import Histogram, threshold
+from vggt_deploy.quantize.methods import Method, parse_method
 from vggt_deploy.quantize.plan import layer_precision
 from vggt_deploy.quantize.qparams import TORCH_DTYPE, input_scale
 from vggt_deploy.quantize.statistics import Statistics, load_statistics, to_files
@@ -82,12 +83,12 @@ def inputs_of(layer: str, pictures: Path) -> np.ndarray:
 )
 def test_the_histogram_is_of_what_goes_in(layer: str, pictures: Path, tmp_path: Path) -> None:
     """Four refinements of the camera included; folding changes no input of a Linear."""
-    found = collect(pictures, tmp_path / "s").layers[layer]
-    values = np.abs(inputs_of(layer, pictures))
+    seen = collect(pictures, tmp_path / "s").layers[layer]
+    found, values = seen.together, np.abs(inputs_of(layer, pictures))
     assert found.total == values.size
     assert found.absmax == pytest.approx(values.max(), rel=1e-4)
     exact = np.quantile(values, [0.5, 0.99])
-    mine = [calibration.threshold(found, Method("percentile", p)) for p in (50, 99)]
+    mine = [threshold(found, Method("percentile", p)) for p in (50, 99)]
     np.testing.assert_allclose(mine, exact, rtol=0.03)
     other = np.abs(inputs_of("aggregator.frame_blocks.0.attn.qkv", pictures))
     assert not np.allclose(mine, np.quantile(other, [0.5, 0.99]), rtol=0.03)
@@ -97,7 +98,7 @@ def counted(*statistics: Statistics) -> dict[int, int]:
     """Bin -> count of one layer, of all of them together."""
     total: Counter[int] = Counter()
     for one in statistics:
-        found = one.layers[FC1]
+        found = one.layers[FC1].together
         total.update(dict(zip(found.bins.tolist(), found.counts.tolist(), strict=True)))
     return total
 
@@ -153,7 +154,7 @@ def test_passes_add_up(pictures: Path, tmp_path: Path) -> None:
     whole = collect(pictures, tmp_path / "a", frames_per_pass=5)
     parts = collect(pictures, tmp_path / "b", frames_per_pass=2)
     encoder = "aggregator.patch_embed.blocks.0.attn.qkv"
-    a, b = whole.layers[encoder], parts.layers[encoder]
+    a, b = whole.layers[encoder].together, parts.layers[encoder].together
     assert a.total == b.total
     assert a.absmax == pytest.approx(b.absmax, rel=1e-5)
     # Sums of another order put a few values on the other side of an edge.
@@ -175,7 +176,7 @@ def test_memory_holds_one_pass(
     """Images are decoded when their pass comes, and let go before the next one is decoded."""
     passes: list[int] = []
     pixels: list[weakref.ref[np.ndarray]] = []
-    real = calibration.load_images
+    real = pictures_module.load_images
 
     def watched(paths: Any, **options: Any) -> Any:
         assert all(held() is None for held in pixels), "the pixels of a former pass are held"
@@ -184,7 +185,7 @@ def test_memory_holds_one_pass(
         pixels.append(weakref.ref(batch.pixels))
         return batch
 
-    monkeypatch.setattr(calibration, "load_images", watched)
+    monkeypatch.setattr(pictures_module, "load_images", watched)
     collect(pictures, tmp_path / "s", frames_per_pass=per_pass)
     assert passes == sizes
     assert max(passes) <= per_pass

@@ -5,7 +5,25 @@ to do about them. Nothing heavy is imported before a command needs it: `--help` 
 """
 
 # A command registers itself when its module is imported; the order is that of `--help`.
-from vggt_deploy.cli import models, engines, shipping, machine, scenes, training  # isort: skip
+from vggt_deploy.cli import (  # isort: skip
+    calibration,
+    models,
+    engines,
+    shipping,
+    machine,
+    scenes,
+    training,
+)
 from vggt_deploy.cli.app import app, main
 
-__all__ = ["app", "engines", "machine", "main", "models", "scenes", "shipping", "training"]
+__all__ = [
+    "app",
+    "calibration",
+    "engines",
+    "machine",
+    "main",
+    "models",
+    "scenes",
+    "shipping",
+    "training",
+]

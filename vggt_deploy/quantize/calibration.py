@@ -3,23 +3,22 @@
     images ─► passes of `frames_per_pass` views ─► FP32 folded model ─► a histogram for each Linear
                                                                     ─► scale of its input, by method
 
-One pass over the images; beside the model, memory holds one pass and 256 KiB for each Linear. The
+One pass over the images; beside the model, memory holds one pass and 512 KiB for each Linear. The
 scale is per tensor and symmetric: what TensorRT and ONNX Runtime have INT8 products for.
 
 Only the aggregator and the camera head run: the other heads are convolutions, whose inputs stay
 float. Folding changes no input of a Linear (LayerScale and RoPE's order act behind the products),
 so one set of statistics serves every precision.
 
-A pass is a scene to the model: attention over all its frames mixes them. Images of one scene, in
-the number that will be run together, calibrate best.
+Rows of special tokens (cls or camera, and registers; in the camera head all) are counted by
+themselves, so that they may weigh as much as all patches: `apart`, see `histogram`. Which pictures
+are run, and in which passes, is `pictures`' business.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,25 +26,26 @@ import torch
 from torch import Tensor, nn
 
 from vggt_deploy.artifact import writing
-from vggt_deploy.data.folders import find_all_images
-from vggt_deploy.data.images import Mode, load_images
-from vggt_deploy.errors import (
-    ArtifactError,
-    CalibrationError,
-    ImageError,
-    QuantizeError,
-    UsageError,
-)
+from vggt_deploy.data.images import Mode
+from vggt_deploy.errors import ArtifactError, CalibrationError, ImageError, QuantizeError
 from vggt_deploy.manifest import MANIFEST_NAME
 from vggt_deploy.model.config import VGGTConfig
 from vggt_deploy.model.sources import WeightSource
 from vggt_deploy.model.vggt import VGGT
 from vggt_deploy.model.weights import check_keys, load_model, open_weights
 from vggt_deploy.progress import Progress, silent
-from vggt_deploy.quantize.histogram import BINS, Histogram, Method, threshold
+from vggt_deploy.quantize.histogram import BINS, Histogram, TokenHistograms, threshold
+from vggt_deploy.quantize.methods import Method
+from vggt_deploy.quantize.pictures import (
+    DEFAULT_FRAMES_PER_PASS,
+    Pictures,
+    load_views,
+    plan_passes,
+)
 from vggt_deploy.quantize.plan import layer_precision, layers_in
 from vggt_deploy.quantize.qparams import input_scale
 from vggt_deploy.quantize.schemes import Precision
+from vggt_deploy.quantize.selection import pass_bounds
 from vggt_deploy.quantize.statistics import (
     RECORD_NAME,
     Statistics,
@@ -54,28 +54,19 @@ from vggt_deploy.quantize.statistics import (
     write_statistics,
 )
 
-__all__ = ["Pictures", "collect_statistics", "input_scales", "load_statistics", "observe"]
+__all__ = [
+    "Observer",
+    "Pictures",
+    "collect_statistics",
+    "input_scales",
+    "load_statistics",
+    "observe",
+    "pass_bounds",
+]
 
-DEFAULT_FRAMES_PER_PASS = 8
 # Of a float32, the 16 bits with sign, exponent and the first 7 of the mantissa.
 _UPPER_HALF = 1 if sys.byteorder == "little" else 0
 _CHUNK = 1 << 22  # values at a time: the scratch stays at 16 MiB beside inputs of a gigabyte
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Which images to calibrate on, and how they are brought to (height, width) in pixels.
-
-    `folder` may hold several ETH3D scenes: no pass mixes them, `max_images` is for each.
-    """
-
-    folder: Path
-    height: int
-    width: int
-    mode: Mode = "crop"
-    max_images: int | None = None
-    frames_per_pass: int = DEFAULT_FRAMES_PER_PASS
-    skip_bad: bool = False
 
 
 def collect_statistics(
@@ -92,15 +83,19 @@ def collect_statistics(
     frames_per_pass: int = DEFAULT_FRAMES_PER_PASS,
     skip_bad_images: bool = False,
     overwrite: bool = False,
+    select: int | None = None,
     progress: Progress | None = None,
 ) -> Statistics:
     """Run the images through the model once and keep the statistics in `output_dir`.
 
     model, height, width: as for `export`, and the same as those of the artifacts that shall use
     the statistics.
+    select: how many view sets of at most `frames_per_pass` images to choose, the most different
+    ones, outliers left out; None takes all images. `selection` says how.
 
     Raises:
-        UsageError: a size that is no multiple of 14, no images asked for.
+        UsageError: a size that is no multiple of 14, no images asked for, more view sets than
+            there are.
         ImageError: no images, or one that can't be read (with `skip_bad_images`: none that can).
         ModelError: the checkpoint can't be had or does not fit.
         CalibrationError: the model gives NaN or infinity on them.
@@ -115,7 +110,9 @@ def collect_statistics(
     with writing(Path(output_dir), overwrite=overwrite, marker=RECORD_NAME) as folder:
         sizes, source = open_weights(model, config=config, revision=revision)
         size = sizes.image_size(height, width)
-        pictures = Pictures(Path(images), *size, mode, max_images, frames_per_pass, skip_bad_images)
+        pictures = Pictures(
+            Path(images), *size, mode, max_images, frames_per_pass, skip_bad_images, select
+        )
         statistics = observe(sizes, source, pictures, progress)
         write_statistics(folder, statistics)
     return statistics
@@ -123,32 +120,38 @@ def collect_statistics(
 
 @torch.no_grad()
 def observe(
-    config: VGGTConfig, source: WeightSource, pictures: Pictures, progress: Progress | None = None
+    config: VGGTConfig,
+    source: WeightSource,
+    pictures: Pictures,
+    progress: Progress | None = None,
+    *,
+    rewritten: str = "",
 ) -> Statistics:
-    """The statistics of every Linear of this model on these pictures, in memory."""
-    config.grid(pictures.height, pictures.width)  # a size that is no multiple of 14 ends here
-    if pictures.frames_per_pass < 1:
-        raise UsageError(
-            f"frames_per_pass is {pictures.frames_per_pass}", "use 1 view a pass or more"
-        )
-    scenes = find_all_images(Path(pictures.folder), max_images=pictures.max_images)
+    """The statistics of every Linear of this model on these pictures, in memory.
+
+    rewritten: where `source` gives an equal network with other weights, the words of a label that
+    say how ("smooth", "rotate"): its Linears see other inputs, so the statistics are for it alone.
+    """
+    report = progress or silent
     heads = _heads(config, source)
     check_keys(source, config, heads)
-    report = progress or silent
-    total, done = sum(map(len, scenes)), 0
+    passes = plan_passes(config, source, pictures, progress)
+    total, done = passes.images, 0
     report("calibrate", done, total)
     model = load_model(source, config, heads=heads, folded=True)
-    observers = _attach(model)
+    observers = _attach(model, config, pictures)
     hashes: dict[str, str] = {}
-    skipped: list[str] = []
-    for scene in scenes:
-        views = list(scene.items())
-        for first, last in _passes(len(views), pictures.frames_per_pass):
-            seen, unreadable = _show(model, dict(views[first:last]), pictures)
-            hashes |= seen
-            skipped += unreadable
-            done += last - first
-            report("calibrate", done, total)
+    skipped = list(passes.skipped)
+    for views in passes.views:
+        batch, unreadable = load_views(views, pictures)
+        skipped += unreadable
+        if batch is not None:
+            names = {path: name for name, path in views.items()}
+            hashes |= {names[p]: sha for p, sha in zip(batch.paths, batch.sha256, strict=True)}
+            model(torch.from_numpy(batch.pixels)[None])
+        del batch  # its pixels, before the next ones are decoded
+        done += len(views)
+        report("calibrate", done, total)
     if not hashes:
         raise ImageError(f"no image can be used: {skipped[0]}", "give other images")
     return Statistics(
@@ -159,15 +162,23 @@ def observe(
         frames_per_pass=pictures.frames_per_pass,
         images=hashes,
         skipped=tuple(skipped),
-        layers={name: observer.histogram() for name, observer in observers.items()},
+        layers={name: observer.histograms() for name, observer in observers.items()},
+        rewritten=rewritten,
+        selection=passes.selection,
     )
 
 
 def input_scales(
-    statistics: Statistics, layers: Iterable[str], method: Method, precision: Precision
+    statistics: Statistics,
+    layers: Iterable[str],
+    method: Method,
+    precision: Precision,
+    *,
+    apart: bool = False,
 ) -> dict[str, float]:
     """Layer -> scale of its input, a value of the type that the layer computes in.
 
+    apart: special tokens count as much as all patches together (`histogram`).
     A Linear whose inputs were all zero gets scale 1. Never zero, negative or subnormal.
 
     Raises:
@@ -180,7 +191,7 @@ def input_scales(
                 f"the statistics know nothing of {name}",
                 "calibrate again with this version and model, or --exclude the layer",
             )
-        limit = threshold(statistics.layers[name], method)
+        limit = threshold(statistics.layers[name], method, apart=apart)
         try:
             scales[name] = input_scale(limit, layer_precision(name, precision))
         except QuantizeError as error:
@@ -189,38 +200,79 @@ def input_scales(
 
 
 class Observer:
-    """Counts |x| of everything that a Linear is given; a forward pre-hook."""
+    """Counts |x| of everything that a Linear is given; a forward pre-hook.
 
-    def __init__(self, layer: str) -> None:
+    period: (special, tokens): of each `tokens` rows the first `special` are special tokens. A
+    network without such has (0, 1).
+    """
+
+    def __init__(self, layer: str, period: tuple[int, int] = (0, 1)) -> None:
         self.layer = layer
+        self.special, self.tokens = period
+        self._seen = (_Counts(), _Counts())
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        values = inputs[0].detach().float()
+        frames = values.reshape(-1, self.tokens * values.shape[-1])
+        edge = self.special * values.shape[-1]
+        for counts, part in zip(self._seen, (frames[:, :edge], frames[:, edge:]), strict=True):
+            for piece in _pieces(part):
+                counts.add(piece, self.layer)
+
+    def histograms(self) -> TokenHistograms:
+        """What was counted so far, by kind of token."""
+        special, patches = (counts.histogram() for counts in self._seen)
+        return TokenHistograms(special, patches)
+
+    def histogram(self) -> Histogram:
+        """What was counted so far, of all rows."""
+        return self.histograms().together
+
+
+class _Counts:
+    """A histogram that grows."""
+
+    def __init__(self) -> None:
         self.absmax = 0.0
         self.counts = torch.zeros(BINS, dtype=torch.int64)
 
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        values = inputs[0].detach().float().reshape(-1)
-        for piece in torch.split(values, _CHUNK):
-            low, high = piece.aminmax()
-            largest = max(-float(low), float(high))
-            if not np.isfinite(largest):  # minimum and maximum hand on NaN
-                raise CalibrationError(
-                    f"the input of {self.layer} holds NaN or infinity on these images",
-                    "check the checkpoint: run it with scheme fp32 first",
-                )
-            self.absmax = max(self.absmax, largest)
-            bins = piece.contiguous().view(torch.int16)[_UPPER_HALF::2].bitwise_and(0x7FFF)
-            self.counts += torch.bincount(bins, minlength=BINS)
+    def add(self, piece: Tensor, layer: str) -> None:
+        low, high = piece.aminmax()
+        largest = max(-float(low), float(high))
+        if not np.isfinite(largest):  # minimum and maximum hand on NaN
+            raise CalibrationError(
+                f"the input of {layer} holds NaN or infinity on these images",
+                "check the checkpoint: run it with scheme fp32 first",
+            )
+        self.absmax = max(self.absmax, largest)
+        bins = piece.view(torch.int16)[_UPPER_HALF::2].bitwise_and(0x7FFF)
+        self.counts += torch.bincount(bins, minlength=BINS)
 
     def histogram(self) -> Histogram:
-        """What was counted so far."""
         (filled,) = self.counts.nonzero(as_tuple=True)
         return Histogram(self.absmax, filled.numpy().astype(np.uint16), self.counts[filled].numpy())
 
 
-def _attach(model: VGGT) -> dict[str, Observer]:
+def _pieces(values: Tensor) -> Iterator[Tensor]:
+    """[F, n] in flat, contiguous pieces of bounded size; nothing of an empty one."""
+    if values.numel() == 0:
+        return
+    step = max(1, _CHUNK // values.shape[1])
+    for frames in torch.split(values, step):
+        for piece in torch.split(frames.reshape(-1), _CHUNK):
+            yield piece.contiguous()
+
+
+def _attach(model: VGGT, config: VGGTConfig, pictures: Pictures) -> dict[str, Observer]:
+    rows, columns = config.grid(pictures.height, pictures.width)
+    special = config.special_tokens
     observers = {}
     for layer in layers_in(model):
         if layer.kind == "linear":
-            observer = Observer(layer.name)
+            # The camera head sees camera tokens alone.
+            camera = layer.name.startswith("camera_head.")
+            period = (1, 1) if camera else (special, special + rows * columns)
+            observer = Observer(layer.name, period)
             model.get_submodule(layer.name).register_forward_pre_hook(observer)
             observers[layer.name] = observer
     return observers
@@ -233,31 +285,3 @@ def _heads(config: VGGTConfig, source: WeightSource) -> frozenset[str]:
         if head in config.available_heads and any(key.startswith(f"{head}_head.") for key in keys):
             return frozenset({head})
     return frozenset({"camera"})  # which check_keys will miss
-
-
-def _passes(images: int, per_pass: int) -> Iterator[tuple[int, int]]:
-    """(first, last + 1) of each pass, as even as can be: 9 images by 8 are 5 and 4."""
-    count = -(-images // per_pass)
-    return pairwise(round(i * images / count) for i in range(count + 1))
-
-
-def _show(
-    model: VGGT, views: Mapping[str, Path], pictures: Pictures
-) -> tuple[dict[str, str], list[str]]:
-    """One pass, whose pixels are gone afterwards: hashes of the images, and which were left out."""
-    try:
-        batch = load_images(
-            tuple(views.values()),
-            mode=pictures.mode,
-            width=pictures.width,
-            height=pictures.height,
-            skip_bad=pictures.skip_bad,
-        )
-    except ImageError as error:
-        if not pictures.skip_bad:
-            raise
-        return {}, [f"{name}: {error.message}" for name in views]
-    model(torch.from_numpy(batch.pixels)[None])
-    names = {path: name for name, path in views.items()}
-    hashes = {names[path]: sha for path, sha in zip(batch.paths, batch.sha256, strict=True)}
-    return hashes, [f"{names[item.path]}: {item.reason}" for item in batch.skipped]

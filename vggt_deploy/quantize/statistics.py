@@ -1,8 +1,10 @@
-"""What calibration saw, as an artifact: one histogram of |x| for each Linear.
+"""What calibration saw, as an artifact: two histograms of |x| for each Linear.
 
-    <folder>/calibration.json   which model, image size, images (SHA-256), its own hash, that of:
-    <folder>/statistics.npz     layers [L] names · absmax [L] float64 · offsets [L + 1] int64
-                                bins [n] uint16 · counts [n] int64; layer i has offsets[i:i + 2]
+    <folder>/calibration.json   which model, image size, images (SHA-256), how they were chosen, its
+                                own hash, that of:
+    <folder>/statistics.npz     layers [L] names · absmax [2 L] float64 · offsets [2 L + 1] int64
+                                bins [n] uint16 · counts [n] int64; histogram j has offsets[j:j + 2]
+                                2 i: special tokens of layer i, 2 i + 1: its patches
 
 The histograms know no method, precision or scheme: scales of all of them come from the same file.
 An artifact with static activations carries both files, so it can be given as statistics itself.
@@ -16,40 +18,30 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_deploy import typed_json
 from vggt_deploy.errors import CalibrationError
-from vggt_deploy.quantize.histogram import FINITE_BINS, Histogram
+from vggt_deploy.quantize.histogram import FINITE_BINS, Histogram, TokenHistograms
+from vggt_deploy.quantize.selection import Selection
 from vggt_deploy.records import ModelRecord
 
 if TYPE_CHECKING:
     from vggt_deploy.model.config import VGGTConfig
     from vggt_deploy.model.sources import WeightSource
 
-SCHEMA = 1
+SCHEMA = 2
 RECORD_NAME = "calibration.json"
 ARRAYS_NAME = "statistics.npz"
 MAX_RECORD_BYTES = 32 << 20
 MAX_ARRAYS_BYTES = 1 << 30
 _FIX = "calibrate again: vggt-deploy calibrate --images DIR -o FOLDER"
-_FIELDS: dict[str, type] = {
-    "schema": int,
-    "model": dict,
-    "height": int,
-    "width": int,
-    "mode": str,
-    "frames_per_pass": int,
-    "images": dict,
-    "skipped": list,
-    "arrays_sha256": str,
-    "sha256": str,
-}
 # Name -> kind of NumPy type.
 _ARRAYS = {
     "layers": "U",
@@ -67,6 +59,9 @@ class Statistics:
     model: with its FP32 weights; height, width in pixels; mode: how images were brought to size
     frames_per_pass: views that the network saw together, at most
     images: file name -> SHA-256; skipped: files that could not be read, with the reason
+    rewritten: "" for the model's own weights; else the words of a label that say into which equal
+        network they were rewritten before it was observed
+    selection: how the images were chosen, None where all of them were taken
     """
 
     model: ModelRecord
@@ -76,12 +71,32 @@ class Statistics:
     frames_per_pass: int
     images: dict[str, str]
     skipped: tuple[str, ...]
-    layers: dict[str, Histogram]
+    layers: dict[str, TokenHistograms]
+    rewritten: str = ""
+    selection: Selection | None = None
 
     @property
     def sha256(self) -> str:
         """Of the record, which holds the hash of the arrays: it stands for all of it."""
         return _record_sha256(json.loads(to_files(self)[RECORD_NAME]))
+
+
+@dataclass(frozen=True)
+class _Record:
+    """calibration.json."""
+
+    schema: int
+    model: ModelRecord
+    height: int
+    width: int
+    mode: str
+    frames_per_pass: int
+    images: dict[str, str]
+    skipped: tuple[str, ...]
+    rewritten: str
+    selection: Selection | None
+    arrays_sha256: str
+    sha256: str
 
 
 def model_record(config: VGGTConfig, source: WeightSource) -> ModelRecord:
@@ -92,7 +107,7 @@ def model_record(config: VGGTConfig, source: WeightSource) -> ModelRecord:
 
 def to_files(statistics: Statistics) -> dict[str, bytes]:
     """File name -> content."""
-    histograms = list(statistics.layers.values())
+    histograms = [h for seen in statistics.layers.values() for h in (seen.special, seen.patches)]
     offsets = np.cumsum([0, *(len(h.bins) for h in histograms)], dtype=np.int64)
     buffer = io.BytesIO()
     np.savez(
@@ -112,7 +127,9 @@ def to_files(statistics: Statistics) -> dict[str, bytes]:
         "mode": statistics.mode,
         "frames_per_pass": statistics.frames_per_pass,
         "images": statistics.images,
-        "skipped": list(statistics.skipped),
+        "skipped": statistics.skipped,
+        "rewritten": statistics.rewritten,
+        "selection": None if statistics.selection is None else asdict(statistics.selection),
         "arrays_sha256": hashlib.sha256(arrays).hexdigest(),
     }
     record["sha256"] = _record_sha256(record)
@@ -146,25 +163,29 @@ def load_statistics(path: Path) -> Statistics:
         raise CalibrationError(
             f"{error.filename or path} can't be read ({error.strerror})", _FIX
         ) from error
-    if hashlib.sha256(arrays).hexdigest() != record["arrays_sha256"]:
+    if hashlib.sha256(arrays).hexdigest() != record.arrays_sha256:
         raise CalibrationError(
             f"{path / ARRAYS_NAME} was changed or cut short after it was written",
             f"copy the folder again, or {_FIX}",
         )
     return Statistics(
-        model=record["model"],
-        height=record["height"],
-        width=record["width"],
-        mode=record["mode"],
-        frames_per_pass=record["frames_per_pass"],
-        images=record["images"],
-        skipped=tuple(record["skipped"]),
+        model=record.model,
+        height=record.height,
+        width=record.width,
+        mode=record.mode,
+        frames_per_pass=record.frames_per_pass,
+        images=record.images,
+        skipped=record.skipped,
         layers=_parse_arrays(arrays, path / ARRAYS_NAME),
+        rewritten=record.rewritten,
+        selection=record.selection,
     )
 
 
-def require_same(statistics: Statistics, model: ModelRecord, height: int, width: int) -> None:
-    """Refuse statistics of another model or image size.
+def require_same(
+    statistics: Statistics, model: ModelRecord, height: int, width: int, rewritten: str = ""
+) -> None:
+    """Refuse statistics of another model or image size, or of another rewriting of its weights.
 
     Raises:
         CalibrationError: naming what differs.
@@ -183,11 +204,19 @@ def require_same(statistics: Statistics, model: ModelRecord, height: int, width:
             f"size {statistics.height} x {statistics.width} (height x width), "
             f"not {height} x {width}"
         )
+    if statistics.rewritten != rewritten:
+        differing.append(
+            f"weights {_changed(statistics.rewritten)}, not those {_changed(rewritten)}"
+        )
     if differing:
         raise CalibrationError(
             f"the statistics are of {'; of '.join(differing)}",
             "give a folder of images (--calibrate IMAGES), or statistics of this model and size",
         )
+
+
+def _changed(rewritten: str) -> str:
+    return f"rewritten by {rewritten}" if rewritten else "as the checkpoint has them"
 
 
 def _named(model: ModelRecord) -> str:
@@ -205,47 +234,29 @@ def _record_sha256(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _parse_record(text: bytes, path: Path) -> dict[str, Any]:
+def _parse_record(text: bytes, path: Path) -> _Record:
     try:
-        record = json.loads(text)
+        record = typed_json.parse(text.decode())
     except (ValueError, RecursionError) as error:
         raise CalibrationError(f"{path} is not valid JSON ({error})", _FIX) from error
     schema = record.get("schema") if isinstance(record, dict) else None
-    if schema != SCHEMA or type(schema) is not int:
+    if schema != SCHEMA or type(schema) is not int or not isinstance(record, dict):
         raise CalibrationError(
             f"{path} has schema {schema!r}, this version of vggt-deploy reads {SCHEMA}", _FIX
         )
-    if wrong := _wrong_field(record):
-        raise CalibrationError(f"{path} is not what calibration writes: {wrong}", _FIX)
-    if record["sha256"] != _record_sha256(record):
+
+    def refuse(wrong: str) -> CalibrationError:
+        return CalibrationError(f"{path} is not what calibration writes: {wrong}", _FIX)
+
+    value = cast(_Record, typed_json.decode(_Record, record, "record", refuse))
+    if value.sha256 != _record_sha256(record):
         raise CalibrationError(
             f"{path} was changed after it was written", f"copy the folder again, or {_FIX}"
         )
-    return {**record, "model": ModelRecord(**record["model"])}
+    return value
 
 
-def _wrong_field(record: Mapping[str, Any]) -> str | None:
-    """The first field that is missing, unknown or of a wrong type."""
-    if odd := sorted(_FIELDS.keys() ^ record.keys()):
-        return odd[0]
-    for name, kind in _FIELDS.items():
-        if type(record[name]) is not kind:
-            return name
-    model = record["model"]
-    if (
-        set(model) != {field.name for field in fields(ModelRecord)}
-        or not all(isinstance(model[name], str) for name in ("spec", "config"))
-        or not all(value is None or isinstance(value, str) for value in model.values())
-    ):
-        return "model"
-    if not all(isinstance(value, str) for value in record["images"].values()):
-        return "images"
-    if not all(isinstance(value, str) for value in record["skipped"]):
-        return "skipped"
-    return None
-
-
-def _parse_arrays(content: bytes, path: Path) -> dict[str, Histogram]:
+def _parse_arrays(content: bytes, path: Path) -> dict[str, TokenHistograms]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays: dict[str, NDArray[Any]] = {name: file[name] for name in _ARRAYS}
@@ -254,10 +265,12 @@ def _parse_arrays(content: bytes, path: Path) -> dict[str, Histogram]:
     if not _sound(arrays):
         raise CalibrationError(f"{path} is not what calibration writes", _FIX)
     layers, absmax, offsets, bins, counts = arrays.values()
-    return {
-        str(name): Histogram(float(absmax[i]), bins[first:last], counts[first:last])
-        for i, (name, (first, last)) in enumerate(zip(layers, pairwise(offsets), strict=True))
-    }
+    histograms = [
+        Histogram(float(largest), bins[first:last], counts[first:last])
+        for largest, (first, last) in zip(absmax, pairwise(offsets), strict=True)
+    ]
+    pairs = zip(histograms[::2], histograms[1::2], strict=True)
+    return {str(name): TokenHistograms(*pair) for name, pair in zip(layers, pairs, strict=True)}
 
 
 def _sound(arrays: Mapping[str, NDArray[Any]]) -> bool:
@@ -267,12 +280,13 @@ def _sound(arrays: Mapping[str, NDArray[Any]]) -> bool:
             return False
     layers, absmax, offsets, bins, counts = arrays.values()
     return (
-        len(layers) == len(absmax) == len(offsets) - 1
+        2 * len(layers) == len(absmax) == len(offsets) - 1
         and len(bins) == len(counts)
         and len(set(layers.tolist())) == len(layers)
         and offsets[0] == 0
         and offsets[-1] == len(bins)
-        and bool((np.diff(offsets) >= 1).all())
+        and bool((np.diff(offsets) >= 0).all())
+        and bool((np.diff(offsets[::2]) >= 1).all())  # no layer without any
         and bool((counts > 0).all())
         and bool((bins < FINITE_BINS).all())
         and bool((np.isfinite(absmax) & (absmax >= 0)).all())
