@@ -22,6 +22,8 @@ FORBIDDEN = {
     "engines": frozenset({"torch", "onnx", "onnx_ir", "onnxscript"}),
     "build": frozenset({"torch", "onnxruntime", "onnxscript"}),
     "ship": frozenset({"torch", "onnx", "onnx_ir", "onnxscript"}),
+    "train": ONNX | RUNTIMES,
+    "qat": ONNX | RUNTIMES,
     "geometry.py": ONNX | RUNTIMES | {"torch"},
     "manifest.py": ONNX | RUNTIMES | {"torch", "numpy"},
     "records.py": ONNX | RUNTIMES | {"torch", "numpy"},
@@ -30,13 +32,17 @@ FORBIDDEN = {
 # The same for parts of our own package.
 FORBIDDEN_PARTS = {
     "model": {"export", "engines", "compare", "quantize", "cli"},
-    "quantize": {"export", "engines", "compare", "cli"},
+    "quantize": {"export", "engines", "compare", "train", "qat", "sensitivity", "search", "cli"},
     "data": {"model", "quantize", "export", "engines", "compare", "cli"},
     "engines": {"model", "quantize", "export", "build", "ship", "compare", "cli"},
     "export": {"build", "ship", "compare", "cli"},
     "build": {"model", "quantize", "export", "ship", "compare", "cli"},
     "ship": {"model", "quantize", "export", "compare", "cli"},
-    "compare": {"cli"},
+    "train": {"export", "engines", "build", "ship", "qat", "sensitivity", "search", "cli"},
+    "qat": {"export", "engines", "build", "ship", "sensitivity", "search", "cli"},
+    "sensitivity": {"build", "ship", "qat", "search", "cli"},
+    "search": {"build", "ship", "qat", "cli"},
+    "compare": {"train", "qat", "sensitivity", "search", "cli"},
     "records.py": {"model", "quantize", "export", "engines", "compare", "data", "cli"},
     "manifest.py": {"model", "quantize", "export", "engines", "compare", "data", "cli"},
     "artifact.py": {"model", "quantize", "export", "engines", "compare", "data", "cli"},
@@ -61,7 +67,7 @@ LIGHT = (
     "vggt_deploy.ship",
     "vggt_deploy.tables",
 )
-HEAVY = (*ONNX, *RUNTIMES, "torch", "matplotlib")
+HEAVY = (*ONNX, *RUNTIMES, "torch", "matplotlib", "scipy")
 
 
 def imported_names(source: str) -> Iterator[str]:

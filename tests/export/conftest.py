@@ -59,8 +59,8 @@ class Exporter:
         config, source = open_weights(MODEL)
         return observe(config, source, Pictures(self.pictures, HEIGHT, WIDTH))
 
-    def export(self, target: Path, variant: str, **options: Any) -> ExportResult:
-        if parse_label(variant).activations == "static":
+    def export(self, target: Path, variant: str | None, **options: Any) -> ExportResult:
+        if variant is not None and parse_label(variant).activations == "static":
             options = {"calibrate": self.statistics, **options}
         arguments = {
             "output_dir": target,

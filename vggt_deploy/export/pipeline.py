@@ -45,8 +45,9 @@ from vggt_deploy.model.fold import FoldedWeights
 from vggt_deploy.model.sources import WeightSource
 from vggt_deploy.model.weights import check_keys, expected_shapes, open_weights
 from vggt_deploy.progress import Progress, StageClock, silent
-from vggt_deploy.quantize.calibration import Pictures
+from vggt_deploy.quantize.pictures import Pictures
 from vggt_deploy.quantize.plan import LayerInfo, keeps_layer_scale, layers_of, plan
+from vggt_deploy.quantize.prepare import PrepareRequest, prepare
 from vggt_deploy.quantize.prepared import Integers, Nearest, Prepared, open_prepared
 from vggt_deploy.quantize.schemes import (
     FLOAT_BYTES,
@@ -209,8 +210,6 @@ def _formats(request: ExportRequest, layers: Sequence[LayerInfo]) -> dict[str, W
 
 def _prepare(job: _Job, folder: Path, progress: Progress) -> Prepared:
     """What the treatment makes of the weights, in a folder that is deleted before the end."""
-    from vggt_deploy.quantize.prepare import PrepareRequest, prepare
-
     request = job.request
     pictures = None
     if request.calibration is not None:
@@ -345,11 +344,11 @@ def _write_graph(
     opset = finish(main, path, four_bit=any(form.bits == 4 for form in used))
     if target == "tensorrt":
         return GraphRecord(path.name, opset)
-    return GraphRecord(path.name, opset, *_session_settings(request, bool(used)))
+    return GraphRecord(path.name, opset, *session_settings(request.activations, bool(used)))
 
 
-def _session_settings(
-    request: ExportRequest, quantized: bool
+def session_settings(
+    activations: Activations, quantized: bool
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """What ONNX Runtime has to be told to compute what the scheme says.
 
@@ -359,7 +358,7 @@ def _session_settings(
     """
     if not quantized:
         return {}, ()
-    level = "4" if request.activations == "dynamic" else "1"
+    level = "4" if activations == "dynamic" else "1"
     return {"session.qdq_matmulnbits_accuracy_level": level}, ("MatMulAddFusion",)
 
 

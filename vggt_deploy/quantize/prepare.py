@@ -11,10 +11,10 @@ at pictures looks at the same ones.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,16 @@ import torch
 from torch import Tensor
 
 from vggt_deploy.data.folders import find_all_images
-from vggt_deploy.data.images import load_images
-from vggt_deploy.errors import QuantizeError, UsageError
+from vggt_deploy.errors import ImageError, QuantizeError, UsageError
 from vggt_deploy.manifest import hash_file
 from vggt_deploy.model.config import VGGTConfig
 from vggt_deploy.model.fold import FoldedWeights
 from vggt_deploy.model.sources import WeightSource
 from vggt_deploy.progress import Progress, silent
-from vggt_deploy.quantize.calibration import Pictures, input_scales, observe, pass_bounds
+from vggt_deploy.quantize.calibration import input_scales, observe
 from vggt_deploy.quantize.equal import EqualWeights
 from vggt_deploy.quantize.gptq import gptq_network
+from vggt_deploy.quantize.pictures import Passes, Pictures, load_views, plan_passes
 from vggt_deploy.quantize.plan import (
     LayerInfo,
     keeps_layer_scale,
@@ -51,9 +51,7 @@ from vggt_deploy.quantize.ranges import quantize_searched
 from vggt_deploy.quantize.schemes import Precision, Quantization, WeightFormat
 from vggt_deploy.quantize.smooth import search_smoothing
 from vggt_deploy.quantize.statistics import model_record
-
-Pass = Callable[[], Tensor]
-"""Loads one pass, [S, 3, H, W] in 0..1, when it is needed."""
+from vggt_deploy.quantize.walk import WalkPass
 
 
 @dataclass(frozen=True)
@@ -107,11 +105,16 @@ def prepare(
     )
     scratch = folder / "scratch"
     scratch.mkdir()
-    job = _Job(config, source, request, layers, formats, scratch, report)
+    passes = None
+    if asked.treatment.looks and request.pictures is not None:
+        passes = plan_passes(config, source, request.pictures, report)
+    job = _Job(config, source, request, layers, formats, passes, scratch, report)
     equal, choices = job.equal()
     scales = job.static_scales(equal)
     folded = _folded(equal, job)
     integers = job.integers(folded, scales)
+    if passes is not None and passes.selection is not None:
+        choices = {**choices, "selection": asdict(passes.selection)}
     shutil.rmtree(scratch)
     record = PreparedRecord(
         schema=SCHEMA,
@@ -126,7 +129,7 @@ def prepare(
         tensors_sha256="",
         input_scales=dict(scales or {}),
         choices=choices,
-        images=_hashes(request.pictures) if asked.needs_pictures else {},
+        images=_hashes(request.pictures, passes) if asked.needs_pictures else {},
     )
     write_prepared(folder, record, integers, _changed(_folded(source, job), folded, formats))
     return read_prepared(folder)
@@ -139,8 +142,16 @@ class _Job:
     request: PrepareRequest
     layers: Sequence[LayerInfo]
     formats: Mapping[str, WeightFormat]
+    passes: Passes | None
     scratch: Path
     report: Progress
+
+    @property
+    def loaders(self) -> tuple[WalkPass, ...]:
+        """What smoothing and GPTQ look at."""
+        assert self.passes is not None  # they are what `Treatment.looks` is for
+        assert self.request.pictures is not None
+        return loaders(self.passes, self.request.pictures)
 
     def equal(self) -> tuple[WeightSource, dict[str, Any]]:
         """The checkpoint, or one that computes the same and is easier to quantize."""
@@ -153,12 +164,13 @@ class _Job:
         found = search_smoothing(
             self.config,
             source,
-            passes_of(self.request.pictures),
+            self.loaders,
             self.formats,
             activations=asked.activations,
             method=treatment.input_range,
             alpha=treatment.smooth,
             apart=treatment.apart,
+            weight_range=treatment.weight_range,
             scratch=self.scratch,
             progress=self.report,
         )
@@ -173,8 +185,9 @@ class _Job:
         if request.quantization.activations != "static":
             return None
         assert request.pictures is not None  # `prepare` has seen to it
-        pictures = dataclasses.replace(request.pictures, height=request.height, width=request.width)
-        statistics = observe(self.config, source, pictures, self.report)
+        statistics = observe(
+            self.config, source, request.pictures, self.report, rewritten=treatment.rewriting
+        )
         linears = [name for name in self._linears() if name in self.formats]
         return input_scales(
             statistics, linears, treatment.input_range, request.precision, apart=treatment.apart
@@ -192,7 +205,7 @@ class _Job:
             rounded = gptq_network(
                 self.config,
                 folded,
-                passes_of(request.pictures),
+                self.loaders,
                 linears,
                 scale_dtype_of=self._scale_dtype,
                 scratch=self.scratch,
@@ -229,38 +242,27 @@ class _Job:
         return tuple(layer.name for layer in self.layers if layer.kind == "linear")
 
 
-def passes_of(pictures: Pictures | None) -> tuple[Pass, ...]:
-    """The pictures in passes, each loaded when it is its turn."""
-    if pictures is None:
-        return ()
-    found: list[Pass] = []
-    for scene in find_all_images(Path(pictures.folder), max_images=pictures.max_images):
-        paths = tuple(scene.values())
-        for first, last in pass_bounds(len(paths), pictures.frames_per_pass):
-            found.append(_PicturePass(pictures, paths[first:last]))
-    return tuple(found)
+def loaders(passes: Passes, pictures: Pictures) -> tuple[WalkPass, ...]:
+    """Each pass as something that loads it when it is its turn, [S, 3, H, W] in 0..1."""
+    return tuple(partial(_load, views, pictures) for views in passes.views)
 
 
-@dataclass(frozen=True)
-class _PicturePass:
-    pictures: Pictures
-    paths: tuple[Path, ...]
-
-    def __call__(self) -> Tensor:
-        batch = load_images(
-            self.paths,
-            mode=self.pictures.mode,
-            width=self.pictures.width,
-            height=self.pictures.height,
-            skip_bad=self.pictures.skip_bad,
+def _load(views: Mapping[str, Path], pictures: Pictures) -> Tensor:
+    batch, skipped = load_views(views, pictures)
+    if batch is None:
+        raise ImageError(
+            f"no picture of a pass can be used: {skipped[0]}", "give other images to calibrate on"
         )
-        return torch.from_numpy(batch.pixels)
+    return torch.from_numpy(batch.pixels)
 
 
-def _hashes(pictures: Pictures | None) -> dict[str, str]:
+def _hashes(pictures: Pictures | None, passes: Passes | None) -> dict[str, str]:
     if pictures is None:
         return {}
-    scenes = find_all_images(Path(pictures.folder), max_images=pictures.max_images)
+    if passes is not None:
+        scenes = passes.views
+    else:
+        scenes = tuple(find_all_images(Path(pictures.folder), max_images=pictures.max_images))
     return {name: hash_file(path) for scene in scenes for name, path in scene.items()}
 
 

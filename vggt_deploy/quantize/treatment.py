@@ -82,6 +82,11 @@ class Treatment:
         return self.smooth is not None or self.rotate
 
     @property
+    def rewriting(self) -> str:
+        """The words of what rewrites the float network: `smooth+rotate`; "" where nothing does."""
+        return "+".join(w for w in self.words if w == "rotate" or w.startswith("smooth"))
+
+    @property
     def prepares(self) -> bool:
         """Whether weights become other integers than plain rounding gives."""
         return self.moves or self.rounding != "nearest" or self.weight_range != ABSMAX
