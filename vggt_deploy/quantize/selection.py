@@ -2,14 +2,16 @@
 
     pictures ─► a feature each ─► outliers dropped ─► view sets of a scene ─► the N most different
 
-Distance of two pictures: 1 - cos of their features. A feature is the mean patch token that the
-encoder gives, after its norm (`pictures` makes them).
+Distance of two pictures: the length of the difference of their features, each brought to length 1
+(0 .. 2). A feature is the mean patch token that the encoder gives, after its norm (`pictures` makes
+them).
 
 Outlier    its mean distance d to the 3 nearest other pictures of its scene is far from the usual:
-           (d - median) / max(1.4826 MAD, median / 10) > 3.5, the modified z-score and its usual
+           (d - median) / max(1.4826 MAD, median / 2) > 3.5, the modified z-score and its usual
            limit (Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993). In scenes of 6
            pictures or more. One blurred, covered or foreign frame is one; a second group of views
-           is not, as its pictures are near each other.
+           is not, as its pictures are near each other. The least spread keeps the ends of a steady
+           video, whose nearest lie all on one side: they are 1.5 times as far from them.
 View set   what a pass is without a choice: consecutive pictures of one scene, at most as many as
            run together. Its feature is the mean of its pictures' directions.
 Choice     farthest point first (k-center; Gonzalez 1985): the set that is nearest to all others,
@@ -34,7 +36,7 @@ NEIGHBOURS = 3
 FEWEST = 6
 LIMIT = 3.5
 MAD_TO_SIGMA = 1.4826
-LEAST_SPREAD = 0.1  # of the median: frames of a steady video differ by next to nothing
+LEAST_SPREAD = 0.5  # of the median
 _DIGITS = 6
 
 Features = Mapping[str, NDArray[np.float64]]
@@ -163,10 +165,11 @@ def _to_nearest(features: NDArray[np.float64], chosen: list[int]) -> NDArray[np.
 
 
 def _distances(directions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1 - cos of every pair of unit vectors [n, C] -> [n, n], at least 0."""
-    distances: NDArray[np.float64] = np.maximum(1 - directions @ directions.T, 0.0)
+    """|a - b| of every pair of unit vectors [n, C] -> [n, n]."""
+    squares = np.maximum(2 - 2 * directions @ directions.T, 0.0)
     # Rounding makes 1e-16 of nothing, and that would decide what the order should.
-    distances[distances < 1e-12] = 0.0
+    squares[squares < 1e-13] = 0.0
+    distances: NDArray[np.float64] = np.sqrt(squares)
     return distances
 
 
