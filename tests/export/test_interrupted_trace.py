@@ -33,4 +33,4 @@ def test_an_interrupt_that_torch_hides_is_one(
 ) -> None:
     monkeypatch.setattr(torch.onnx, "export", failing(interrupted))
     with pytest.raises(expected):
-        trace._export(nn.Identity(), {"x": torch.zeros(1)}, ({},), ["y"])
+        trace.to_graph(nn.Identity(), {"x": torch.zeros(1)}, ({},), ["y"])

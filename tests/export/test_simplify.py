@@ -129,6 +129,57 @@ def test_transpose_linear_weights(small_model: Any, tools: Any) -> None:
     np.testing.assert_array_equal(run(model, tensors, feed, tools), before)
 
 
+GEMM = """
+g (float[4, 6] x, float[5, 6] w, float[5] b) => (float[4, 5] y) {{
+    y = Gemm <transB = {turned}, alpha = {alpha}> ({operands})
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    "operands, operators_left", [("x, w, b", {"MatMul": 1, "Add": 1}), ("x, w", {"MatMul": 1})]
+)
+def test_split_gemm(
+    operands: str, operators_left: dict[str, int], small_model: Any, tools: Any
+) -> None:
+    text = GEMM.format(turned=1, alpha=1.0, operands=operands)
+    feed, tensors = random(4, 6).numpy(), {"w": random(5, 6), "b": random(5)}
+    before = run(small_model(text, ("w", "b")), tensors, feed, tools)
+    model = small_model(text, ("w", "b"))
+    assert APPLY["split_gemm"](model.graph) == 1
+    assert APPLY["transpose_linear_weights"](model.graph) == 1
+    remove_unused(model)
+    assert operators(model) == operators_left
+    np.testing.assert_allclose(run(model, tensors, feed, tools), before, rtol=1e-5, atol=1e-6)
+    wrong = {**tensors, "w": tensors["w"].flip(0)}
+    assert not np.allclose(run(model, wrong, feed, tools), before, rtol=1e-2)
+
+
+@pytest.mark.parametrize("turned, alpha", [(0, 1.0), (1, 2.0)], ids=["not turned", "scaled"])
+def test_a_gemm_that_is_no_linear_stays(turned: int, alpha: float, small_model: Any) -> None:
+    model = small_model(GEMM.format(turned=turned, alpha=alpha, operands="x, w, b"), ("w", "b"))
+    assert APPLY["split_gemm"](model.graph) == 0
+    assert operators(model) == {"Gemm": 1}
+
+
+def test_an_index_keeps_its_data(small_model: Any) -> None:
+    """It is no weight: nothing rounds it, and the folder may compute with it."""
+    model = small_model(
+        "g (float[4, 6] x, float[6] w, int64[2] i) => (float[2, 6] y) {"
+        "t = Gather <axis = 0> (x, i)\n y = Mul (t, w) }",
+        ("w",),
+    )
+    (index,) = (value for value in model.graph.inputs if value.name == "i")
+    model.graph.inputs.remove(index)
+    index.const_value = ir.tensor(np.array([2, 0]), name="i")
+    model.graph.initializers.add(index)
+    simplify(model)
+    held = model.graph.initializers
+    assert weight_ref(held["w"]) == WeightRef("w")
+    assert weight_ref(held["i"]) is None
+    assert held["i"].const_value is not None
+
+
 def test_a_transposed_activation_stays(small_model: Any) -> None:
     model = small_model(
         "g (float[4, 6] x) => (float[4, 4] y) {"

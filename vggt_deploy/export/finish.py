@@ -21,11 +21,18 @@ INT4_OPSET = 21
 IR_VERSION = {BASE_OPSET: 9, INT4_OPSET: 10}
 
 
-def finish(model: ir.Model, path: Path, *, four_bit: bool) -> int:
+def finish(
+    model: ir.Model,
+    path: Path,
+    *,
+    four_bit: bool,
+    name: str = "vggt",
+    prefix: str = MODEL_PREFIX,
+) -> int:
     """Name the nodes, set the versions, write and check. Returns the opset.
 
     Nodes are called `<module>/<operator>`, so that an engine's layer list and a profile say which
-    layer of the checkpoint they mean.
+    layer of the checkpoint they mean. name: the graph's; prefix: of its modules, left out of names.
 
     Raises:
         ExportError: the ONNX checker refuses the graph.
@@ -35,12 +42,12 @@ def finish(model: ir.Model, path: Path, *, four_bit: bool) -> int:
     counts: Counter[str] = Counter()
     for graph in (model.graph, *model.graph.subgraphs()):
         for node in graph:
-            _rename(node, counts)
+            _rename(node, counts, prefix)
             node.metadata_props.clear()
             node.doc_string = None
         for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
             value.metadata_props.clear()
-    model.graph.name = "vggt"
+    model.graph.name = name
     model.graph.doc_string = model.doc_string = None
     model.graph.metadata_props.clear()
     model.metadata_props.clear()
@@ -62,8 +69,8 @@ def finish(model: ir.Model, path: Path, *, four_bit: bool) -> int:
     return opset
 
 
-def _rename(node: ir.Node, counts: Counter[str]) -> None:
-    module = module_of(node).removeprefix(MODEL_PREFIX)
+def _rename(node: ir.Node, counts: Counter[str], prefix: str) -> None:
+    module = module_of(node).removeprefix(prefix)
     name = f"{module}/{node.op_type}" if module else str(node.name or node.op_type)
     number = counts[name]
     counts[name] += 1

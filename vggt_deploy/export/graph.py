@@ -103,7 +103,10 @@ def constant_of(value: ir.Value | None) -> npt.NDArray[np.generic] | None:
 
 
 def replace(node: ir.Node, new: ir.Value) -> None:
-    """Let `new` stand where the only output of `node` stood, and drop the node."""
+    """Let `new` stand where the only output of `node` stood, and drop the node.
+
+    An output of the graph keeps its name, which is the one that its user knows.
+    """
     (old,) = node.outputs
     graph = node.graph
     assert isinstance(graph, ir.Graph)
@@ -111,5 +114,8 @@ def replace(node: ir.Node, new: ir.Value) -> None:
         new.shape = old.shape
     if new.type is None:  # shared from here on with nobody: `old` is gone
         new.type = old.type
+    is_result = old.is_graph_output()
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    if is_result:
+        old.name, new.name = f"{old.name}_replaced", old.name
     graph.remove(node, safe=True)

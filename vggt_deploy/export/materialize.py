@@ -54,12 +54,14 @@ def materialize(
     progress: Progress,
     input_scales: Mapping[str, float] | None = None,
     integers: Integers | None = None,
+    prefix: str = MODEL_PREFIX,
 ) -> dict[str, StoredWeight]:
     """Write every initializer of the graph. Returns initializer name -> its stored integers.
 
     integers: None rounds the source's weights. With `rank_1`, an asymmetric Linear also gets the
     vector s * z that TensorRT's form needs.
     input_scales: layer -> scale of its input, for static activations.
+    prefix: what the trace put before the source's keys.
     """
     scales = input_scales or {}
     integers = integers or Nearest(source)
@@ -69,7 +71,7 @@ def materialize(
         ref = weight_ref(value)
         assert ref is not None
         progress("weights", done, len(values))
-        layer = layer_of(ref)
+        layer = layer_of(ref, prefix)
         if layer in formats and not ref.name.endswith(".bias"):
             writer = _LayerWriter(layers[layer], formats[layer], ref, value, weights, rank_1)
             written = writer.write(integers)
@@ -77,21 +79,24 @@ def materialize(
                 written = writer.with_input(written, scales[layer])
             stored[str(value.name)] = written
         else:
-            tensor = _load(ref, source, fields)
+            tensor = _load(ref, source, fields, prefix)
             value.const_value = _write_float(weights, value, _move(tensor, ref))
     progress("weights", len(values), len(values))
     return stored
 
 
-def layer_of(ref: WeightRef) -> str:
+def layer_of(ref: WeightRef, prefix: str = MODEL_PREFIX) -> str:
     """`vggt.camera_head.trunk.0.attn.qkv.weight` -> `camera_head.trunk.0.attn.qkv`."""
-    return ref.name.removeprefix(MODEL_PREFIX).rpartition(".")[0]
+    return ref.name.removeprefix(prefix).rpartition(".")[0]
 
 
-def _load(ref: WeightRef, source: WeightSource, fields: Mapping[str, Tensor]) -> Tensor:
-    if ref.name.startswith(FIELDS_PREFIX):
-        return fields[ref.name.removeprefix(FIELDS_PREFIX)]
-    return source.load(ref.name.removeprefix(MODEL_PREFIX))
+def _load(
+    ref: WeightRef, source: WeightSource, fields: Mapping[str, Tensor], prefix: str
+) -> Tensor:
+    field = ref.name.removeprefix(FIELDS_PREFIX)
+    if ref.name.startswith(FIELDS_PREFIX) and field in fields:
+        return fields[field]
+    return source.load(ref.name.removeprefix(prefix))
 
 
 def _move(tensor: Tensor, ref: WeightRef) -> Tensor:

@@ -198,6 +198,10 @@ def _subtract_after(graph: ir.Graph, node: ir.Node, term: ir.Value) -> None:
     for user, index in list(product.uses()):
         if user is not difference:
             user.replace_input_with(index, difference.outputs[0])
+    for index, result in enumerate(graph.outputs):
+        if result is product:  # a Linear without bias may be the network's last
+            graph.outputs[index] = difference.outputs[0]
+            product.name, difference.outputs[0].name = f"{product.name}_symmetric", product.name
 
 
 def _integer_product(

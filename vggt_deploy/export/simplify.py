@@ -24,6 +24,8 @@ from vggt_deploy.export.graph import NodeBuilder, constant_of, replace
 FOLD_INPUT_ELEMENTS = 16
 FOLD_OUTPUT_ELEMENTS = 8192
 
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
 Layout = Literal["as_is", "transposed", "unfolded", "repeated"]
 
 
@@ -54,10 +56,12 @@ class Rule:
 def simplify(model: ir.Model) -> dict[str, int]:
     """Apply every rule in place. Returns rule name -> number of places it changed.
 
-    Afterwards every initializer without data has a `WeightRef` in `value.meta["ref"]`.
+    Afterwards every float initializer of the trace has a `WeightRef` in `value.meta["ref"]`.
     """
     graph = model.graph
     for name, value in graph.initializers.items():
+        if value.dtype not in FLOATS:
+            continue  # an index is no weight: it keeps its data, and the folder may look into it
         value.meta["ref"] = WeightRef(name)
         value.const_value = None  # a meta tensor: a folder that looks into it would fail
     # The folder makes SplitToSequence and SequenceAt into a Split that no longer says its module,
@@ -135,6 +139,45 @@ def drop_zero_bias(graph: ir.Graph) -> int:
         if tensor is not None and not tensor.numpy().any():
             node.resize_inputs(2)
             count += 1
+    return count
+
+
+def split_gemm(graph: ir.Graph) -> int:
+    """Gemm(x, W, b) -> MatMul(x, Transpose(W)) + b, for a weight W that is read transposed.
+
+    The exporter makes a Gemm of a Linear whose input has two axes and the other pair of one whose
+    input has more; integers are put into one form. A Gemm that scales its operands or transposes x
+    is not a Linear's and stays.
+    """
+    count = 0
+    for node in list(graph):
+        if node.op_type != "Gemm" or weight_ref(node.inputs[1]) is None:
+            continue
+        set_to = {name: attribute.value for name, attribute in node.attributes.items()}
+        usual = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}
+        if set_to.get("transB", 0) != 1 or any(usual[k] != v for k, v in set_to.items()):
+            continue
+        x, weight = node.inputs[:2]
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        assert x is not None
+        assert weight is not None
+        (old,) = node.outputs
+        builder = NodeBuilder(graph, node)
+        turned = builder.op(
+            "Transpose",
+            weight,
+            name=f"{old.name}_weight",
+            dtype=weight.dtype,
+            shape=list(reversed(list(weight.shape or ()))),
+            attributes={"perm": [1, 0]},
+        )
+        name = f"{old.name}_product" if bias is not None else f"{old.name}_linear"
+        whole = builder.op("MatMul", x, turned, name=name, dtype=x.dtype, shape=old.shape)
+        if bias is not None:
+            name = f"{old.name}_linear"
+            whole = builder.op("Add", whole, bias, name=name, dtype=x.dtype, shape=old.shape)
+        replace(node, whole)
+        count += 1
     return count
 
 
@@ -246,6 +289,7 @@ RULES: tuple[Rule, ...] = tuple(
     for function in (
         static_reshape,
         drop_zero_bias,
+        split_gemm,
         transpose_linear_weights,
         unfold_transposed_convolutions,
     )

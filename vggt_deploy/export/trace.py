@@ -137,7 +137,7 @@ def trace(
         pose = torch.empty(TRACE_FRAMES, 1, POSE_SIZE)
         tokens = torch.empty(TRACE_FRAMES, 1, 2 * config.embed)
     has_camera = "camera" in heads
-    main = _export(
+    main = to_graph(
         _Main(model, fields, dense),
         {INPUT_NAME: images},
         ({1: frames},),
@@ -146,16 +146,21 @@ def trace(
     camera = None
     if has_camera:
         arguments = {"pose": pose, "tokens": tokens, "normalised": tokens.clone()}
-        camera = _export(_CameraStep(model), arguments, ({0: frames},) * 3, ["pose_delta"])
+        camera = to_graph(_CameraStep(model), arguments, ({0: frames},) * 3, ["pose_delta"])
     return TracedNetwork(main, camera)
 
 
-def _export(
+def to_graph(
     module: nn.Module,
     arguments: dict[str, Tensor],
     dynamic_shapes: tuple[dict[int, torch.export.Dim], ...],
     output_names: list[str],
 ) -> ir.Model:
+    """Any module as the exporter writes it; `arguments` are those of its forward, in order.
+
+    Raises:
+        ExportError: torch could not trace it.
+    """
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
