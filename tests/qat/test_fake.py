@@ -19,14 +19,12 @@ from vggt_deploy.qat.fake import (
     Finished,
     fake_layers,
     finish,
-    from_rows,
     input_scales_of,
     insert_fake,
     set_enabled,
-    settled,
     step_parameters,
-    to_rows,
 )
+from vggt_deploy.qat.rounding import from_rows, settled, to_rows
 from vggt_deploy.quantize.apply import quantized_module
 from vggt_deploy.quantize.plan import LayerInfo
 from vggt_deploy.quantize.qparams import QuantizedTensor, dequantize, quantize
