@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from vggt_deploy.compare.scenes import find_scenes, read_scenes
+from vggt_deploy.compare.scenes import Scene, find_scenes, read_scenes
 from vggt_deploy.compare.truth import truth_metrics
 from vggt_deploy.errors import CompareError, SceneError, UsageError
 from vggt_deploy.model.fold import FoldedWeights
@@ -18,7 +18,7 @@ from vggt_deploy.model.weights import open_weights
 from vggt_deploy.quantize.apply import build_quantized
 from vggt_deploy.quantize.schemes import get_scheme, parse_format
 from vggt_deploy.sensitivity import pipeline
-from vggt_deploy.sensitivity.measure import losses, output_mse
+from vggt_deploy.sensitivity.measure import losses, measures, output_mse
 from vggt_deploy.sensitivity.picture import PICTURE_NAME
 from vggt_deploy.sensitivity.pipeline import sensitivity
 from vggt_deploy.sensitivity.store import FINISHED_NAME, LOCAL_NAME
@@ -258,3 +258,21 @@ def test_output_mse_is_the_mean_of_squared_relative_errors() -> None:
     exact = {"a": np.array([3.0, 4.0], np.float32), "b": np.array([1.0], np.float32)}
     variant = {"a": np.array([3.0, 5.0], np.float32), "b": np.array([1.5], np.float32)}
     assert output_mse(variant, exact) == pytest.approx((1 / 25 + 0.25) / 2)
+
+
+def test_poses_that_moved_from_those_of_fp32_show_without_a_truth() -> None:
+    poses = np.zeros((1, 2, 9), np.float32)
+    poses[..., 6] = 1.0  # quaternions without rotation
+    poses[..., 7:] = 0.8
+    poses[0, 1, 0] = 1.0  # a baseline of one along x
+    angle = np.deg2rad(1.5)
+    turned = poses.copy()
+    turned[0, 1, 3:7] = [0.0, np.sin(angle / 2), 0.0, np.cos(angle / 2)]
+    scene = Scene("a", np.zeros((2, 3, 28, 42), np.float32), (), (), (), "", None, "none")
+    exact, moved = {"pose_enc": poses}, {"pose_enc": turned}
+    still = measures(exact, exact, scene, "outputs")
+    assert (still["same3"], still["same5"], still["pose_deg"]) == (0.0, 0.0, 0.0)
+    found = measures(moved, exact, scene, "outputs")
+    assert found["pose_deg"] == pytest.approx(1.5, rel=1e-3)
+    assert found["same3"] == pytest.approx(50.0, rel=1e-3)
+    assert found["same5"] == pytest.approx(30.0, rel=1e-3)

@@ -15,7 +15,7 @@ from torch import nn
 from vggt_deploy.compare.geometry import depth_errors, point_errors
 from vggt_deploy.compare.paired import mean_with_interval
 from vggt_deploy.compare.scenes import Scene
-from vggt_deploy.compare.truth import pair_errors_deg, truth_metrics
+from vggt_deploy.compare.truth import auc, pair_errors_deg, truth_metrics
 from vggt_deploy.errors import QuantizeError
 from vggt_deploy.geometry import pose_encoding_to_camera
 from vggt_deploy.sensitivity.table import MEASURES, Reference
@@ -53,6 +53,9 @@ def measures(outputs: Outputs, exact: Outputs, scene: Scene, reference: Referenc
         found = _against_truth(outputs, scene)
     else:
         found = _against_outputs(outputs, exact, scene)
+    if "pose_enc" in outputs and len(scene.pixels) > 1:
+        moved = pair_errors_deg(_cameras(outputs, scene), _cameras(exact, scene))
+        found |= {"same3": 100.0 - auc(moved, 3.0), "same5": 100.0 - auc(moved, 5.0)}
     found["output_mse"] = output_mse(outputs, exact)
     return {name: found[name] for name in MEASURES[reference] if found.get(name) is not None}  # type: ignore[misc]
 

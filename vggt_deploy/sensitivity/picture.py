@@ -35,6 +35,8 @@ TITLES = {
     "pose_median_deg": "pose\nmedian deg",
     "abs_rel": "depth\nAbsRel",
     "point_error": "point\nerror",
+    "same3": "from FP32\nAUC@3",
+    "same5": "from FP32\nAUC@5",
     "output_mse": "output\nmse",
 }
 

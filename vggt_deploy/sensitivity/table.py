@@ -30,7 +30,9 @@ UNITS: tuple[By, ...] = get_args(By)
 Reference = Literal["truth", "outputs"]
 
 _AUC = ("auc3", "auc5", "auc30")
-OUTPUT_MEASURES = ("pose_deg", "pose_median_deg", "abs_rel", "point_error", "output_mse")
+_GEOMETRY = ("pose_deg", "pose_median_deg", "abs_rel", "point_error")
+_FROM_FP32 = ("same3", "same5", "output_mse")
+OUTPUT_MEASURES = (*_GEOMETRY, *_FROM_FP32)
 TRUTH_MEASURES = (*_AUC, *OUTPUT_MEASURES)
 MEASURES: dict[Reference, tuple[str, ...]] = {"truth": TRUTH_MEASURES, "outputs": OUTPUT_MEASURES}
 """Measure -> what more of it means; in `loss` above 0 is worse than FP32.
@@ -40,10 +42,12 @@ pose_deg            mean over the pairs of views of the pose error (the larger o
                     the rotations and between the baselines), degrees; pose_median_deg: its median
 abs_rel             of the depth, after one scale per scene
 point_error         median distance of the points relative to the scene's size, after alignment
+same3, same5        100 minus AUC@3 and @5 of the poses held against FP32's own: how far they moved,
+                    which is no accuracy, but shows where the poses of FP32 are far off themselves
 output_mse          ||y - y_fp32||^2 / ||y_fp32||^2, the mean over the output tensors
 
-Reference "truth": all but the last against the truth, minus the same of FP32. Reference "outputs":
-FP32's own outputs stand for the truth, so FP32's errors are 0 and AUC is not taken.
+Reference "truth": all but the last three against the truth, minus the same of FP32. Reference
+"outputs": FP32's own outputs stand for the truth, so FP32's errors are 0 and AUC is not taken.
 """
 
 
