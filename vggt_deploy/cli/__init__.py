@@ -12,6 +12,9 @@ from vggt_deploy.cli import (  # isort: skip
     shipping,
     machine,
     scenes,
+    sensitivity,
+    search,
+    qat,
     training,
 )
 from vggt_deploy.cli.app import app, main
@@ -23,7 +26,10 @@ __all__ = [
     "machine",
     "main",
     "models",
+    "qat",
     "scenes",
+    "search",
+    "sensitivity",
     "shipping",
     "training",
 ]
