@@ -1,0 +1,1 @@
+"""Examples that use the package as a library; run with `python -m examples.<name>`."""

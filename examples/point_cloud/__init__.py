@@ -1,0 +1,1 @@
+"""A point-cloud classifier through the quantizer; see README.md."""
