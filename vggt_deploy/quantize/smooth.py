@@ -11,9 +11,9 @@ x / s has channels of more equal size, W s the rest of the differences. The maxi
 "auto" tries both with alpha = 0, 0.2 ... 1, then 0.1 to both sides of the best, and no change (s =
 1), and takes what gives the least error of the Linear's output: weights in their format, inputs
 rounded if they will be, against float. a_j and the range of static inputs are learned from half of
-the passes and the error is taken on the other half: on vggt-nano, maxima chosen and judged on the
-same two scenes made the error of some output projections four times as large on others as without
-smoothing. The s that is kept has the a_j of all passes.
+the passes and the error is taken on the other half: maxima that were chosen and judged on the same
+two scenes made the error of some of vggt-nano's output projections several times as large on other
+scenes. The s that is kept has the a_j of all passes.
 
 Not modelled: errors of the layers before (inputs are those of the float network), GPTQ's rounding,
 and dynamic ranges of a whole pass (that of the sampled rows stands for it). Searched in FP32 with
