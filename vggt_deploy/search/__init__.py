@@ -9,6 +9,7 @@
     costs       times of Linears in ONNX Runtime       trial      an assignment run beside FP32
     graphs      one Linear as a graph                  records    search.json
     pipeline    all of it                              picture    pareto.png
+    network     the whole network, FP32 and recipe     text       all of it in words
 
 Nothing heavy is imported here.
 """

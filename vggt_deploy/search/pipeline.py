@@ -6,13 +6,14 @@
     <folder>/pareto.png     loss against size, with every standard scheme
 
 Every number of an assignment but its time is measured: its bytes are counted, its losses are those
-of a run on the scenes beside FP32. Its time is a sum over Linears that were timed by themselves.
+of a run on the scenes beside FP32. Its time is a sum over Linears that were timed by themselves;
+where a speed is asked for, the recipe's network is also exported and timed whole (`network`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Literal, get_args
@@ -61,6 +62,7 @@ from vggt_deploy.search.records import (
     SCHEMA,
     SEARCH_NAME,
     Budgets,
+    NetworkTime,
     Point,
     SearchResult,
 )
@@ -137,7 +139,7 @@ def search(
         _check_fits(table, record, read)
         job = _Job(
             table, budgets, minimise, precision, name, front_points, rounds,
-            sizes, source, record, read, threads, report,
+            sizes, source, record, read, threads, report, model, config, revision,
         )  # fmt: skip
         return _search(job, folder, costs, calibrate)
 
@@ -159,6 +161,9 @@ class _Job:
     scenes: Scenes
     threads: int | None
     report: Progress
+    spec: str
+    config_name: str | None
+    revision: str | None
 
     @property
     def heads(self) -> frozenset[str]:
@@ -206,8 +211,7 @@ def _search(job: _Job, folder: Path, costs: Path | None, calibrate: Path | None)
             around = standards(ground, job.report)
             around += front(ground, around, job.minimise, job.front_points, job.report)
     result = _result(job, options, trial.baseline, around, found)
-    _write(job, folder, options, layers, result)
-    return result
+    return _finished(job, folder, options, layers, result, calibrate)
 
 
 def _stored(job: _Job, precision: Precision) -> VGGT:
@@ -322,32 +326,52 @@ def _result(
     )
 
 
-def _write(
+def _finished(
     job: _Job,
     folder: Path,
     options: Choices,
     layers: Sequence[LayerInfo],
     result: SearchResult,
-) -> None:
+    calibrate: Path | None,
+) -> SearchResult:
+    """Write the recipe, time its network if a speed was asked for, and write the rest."""
+    index = result.chosen if result.chosen is not None else result.nearest
+    if index is not None:
+        point = result.points[index]
+        formats = options.formats_of(point.units)
+        scheme = as_scheme(
+            job.name, point.units, formats, job.table.by, layers, job.precision,
+            "formats found by vggt-deploy search",
+        )  # fmt: skip
+        asked = Quantization(scheme, job.activations if scheme.integer else "float")
+        if job.budgets.min_speedup is not None:
+            result = replace(result, network=_network(job, folder, asked, calibrate))
+        text = recipe_toml(asked, recipe_comments(result, point))
+        file = RECIPE_NAME if result.chosen is not None else NEAREST_NAME
+        (folder / file).write_text(text, encoding="utf-8")
     (folder / SEARCH_NAME).write_text(result.to_json(), encoding="utf-8")
     draw(result, folder)
-    index = result.chosen if result.chosen is not None else result.nearest
-    if index is None:
-        return
-    point = result.points[index]
-    scheme = as_scheme(
-        job.name,
-        point.units,
-        options.formats_of(point.units),
-        job.table.by,
-        layers,
-        job.precision,
-        "formats found by vggt-deploy search",
+    return result
+
+
+def _network(
+    job: _Job, folder: Path, asked: Quantization, calibrate: Path | None
+) -> tuple[NetworkTime, NetworkTime]:
+    from vggt_deploy.search.network import network_times  # onnx, for those who ask for a speed
+
+    return network_times(
+        job.spec,
+        asked,
+        job.scenes.first.pixels,
+        outputs=[name for name, group in OUTPUT_GROUPS.items() if group.head in job.heads],
+        precision=job.precision,
+        work=folder,
+        config=job.config_name,
+        revision=job.revision,
+        calibrate=calibrate,
+        threads=job.threads,
+        report=job.report,
     )
-    asked = Quantization(scheme, job.activations if scheme.integer else "float")
-    text = recipe_toml(asked, recipe_comments(result, point))
-    file = RECIPE_NAME if result.chosen is not None else NEAREST_NAME
-    (folder / file).write_text(text, encoding="utf-8")
 
 
 def _check_fits(table: SensitivityTable, record: ModelRecord, scenes: Scenes) -> None:

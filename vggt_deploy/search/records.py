@@ -62,9 +62,20 @@ class Point:
 
 
 @dataclass(frozen=True)
+class NetworkTime:
+    """The whole network in ONNX Runtime: median and interquartile range of n calls."""
+
+    label: str
+    n: int
+    median_ms: float
+    iqr_ms: float
+
+
+@dataclass(frozen=True)
 class SearchResult:
     """All of it. `chosen` and `nearest` are indices into `points`, one of them None.
 
+    network: FP32 and the recipe, where a speed was asked for; else empty
     minimised: the quantity that was made small within the budgets
     estimated: how many (unit, format) losses were estimated from local errors
     """
@@ -86,6 +97,7 @@ class SearchResult:
     points: tuple[Point, ...]
     chosen: int | None
     nearest: int | None
+    network: tuple[NetworkTime, ...] = ()
 
     def require(self) -> Point:
         """The point that meets the budgets.

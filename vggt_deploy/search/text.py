@@ -75,6 +75,13 @@ def summary_lines(result: SearchResult) -> list[str]:
         word = "found" if result.chosen is not None else "nearest, and not within the budgets"
         lines.append(f"{word} (*): {units}")
         lines += [f"  {line}" for line in loss_lines(result.points[index])]
+    if result.network:
+        exact, ours = result.network
+        lines.append(
+            f"the network in ONNX Runtime: {exact.median_ms:.1f} ms in FP32, {ours.median_ms:.1f} "
+            f"ms with the recipe, {exact.median_ms / ours.median_ms:.2f} x as fast (medians of "
+            f"{ours.n} calls, IQR {exact.iqr_ms:.1f} and {ours.iqr_ms:.1f} ms)"
+        )
     if result.estimated:
         lines.append(
             f"losses of {result.estimated} unit formats were estimated from their local errors: "
