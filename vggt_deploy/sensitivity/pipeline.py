@@ -16,11 +16,12 @@ from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 import vggt_deploy
 from vggt_deploy.artifact import locked
 from vggt_deploy.compare.scenes import Scenes, check_asked, find_scenes, read_scenes
+from vggt_deploy.data.images import Mode
 from vggt_deploy.errors import QuantizeError, SceneError, UsageError
 from vggt_deploy.model.config import VGGTConfig
 from vggt_deploy.model.sources import WeightSource
@@ -69,7 +70,7 @@ def sensitivity(
     calibrate: Path | None = None,
     height: int | None = None,
     width: int | None = None,
-    mode: Literal["crop", "pad"] = "crop",
+    mode: Mode = "crop",
     max_images: int | None = None,
     config: str | None = None,
     revision: str | None = None,
@@ -197,11 +198,13 @@ def _input_scales(
         return None
     from vggt_deploy.quantize.calibration import Pictures, input_scales, observe
 
-    pictures = Pictures(Path(calibrate), scenes.height, scenes.width)
+    mode = cast(Mode, scenes.mode)
+    pictures = Pictures(Path(calibrate), scenes.height, scenes.width, mode)
     statistics = observe(config, source, pictures, report)
     names = dict.fromkeys(name for one in tried for name in one.layers)
     linears = [name for name in names if name in statistics.layers]
-    return input_scales(statistics, linears, asked.treatment.input_range, "fp32")
+    treatment = asked.treatment
+    return input_scales(statistics, linears, treatment.input_range, "fp32", apart=treatment.apart)
 
 
 def _question(
