@@ -24,7 +24,7 @@ from vggt_deploy.errors import (
 from vggt_deploy.model.weights import load_model, open_weights
 from vggt_deploy.quantize import pictures as pictures_module
 from vggt_deploy.quantize.calibration import Pictures, collect_statistics, input_scales, observe
-from vggt_deploy.quantize.histogram import Histogram, threshold
+from vggt_deploy.quantize.histogram import threshold
 from vggt_deploy.quantize.methods import Method, parse_method
 from vggt_deploy.quantize.plan import layer_precision
 from vggt_deploy.quantize.qparams import TORCH_DTYPE, input_scale
