@@ -6,6 +6,7 @@
 #   make test                 ruff, mypy, pytest (what CI runs)
 #   make bench                times, memory and sizes at VGGT-1B shape; 25 GB of disk, 15 GB of memory
 #   make bench-rtx            engines of every scheme by TensorRT-RTX, no GPU needed: seconds, memory, bytes
+#   make bench-accuracy       what each switch of quantization buys on vggt-nano, ModelOpt beside it
 #   make bench-gpu            on a CUDA machine, with whatever is installed there (PYTHON's environment)
 #   make lint                 ruff and mypy alone
 #   make clean                removes .venv, caches and demo/
@@ -14,6 +15,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+MODELOPT_STAMP := $(VENV)/.modelopt
 DEMO := demo
 IMAGES ?=
 SCENES ?=
@@ -36,7 +38,7 @@ OWN = $(IMAGES)$(SCENES)
 STATIC = $(filter all,$(SCHEMES))$(findstring +static,$(SCHEMES))
 CALIBRATION = $(or $(CALIBRATE),$(if $(OWN),,$(if $(STATIC),$(DEMO)/calibrate)))
 
-.PHONY: demo test bench bench-rtx bench-gpu lint clean setup
+.PHONY: demo test bench bench-rtx bench-accuracy bench-gpu lint clean setup
 .DEFAULT_GOAL := test
 
 setup: $(STAMP)
@@ -88,6 +90,15 @@ bench: $(STAMP)
 
 bench-rtx: $(STAMP)
 	$(BIN)/python -m bench.tensorrt_rtx $(BENCH_ARGS)
+
+# ModelOpt is an extra of its own: nothing but this table needs it.
+bench-accuracy: $(MODELOPT_STAMP)
+	$(BIN)/python -m bench.accuracy $(BENCH_ARGS)
+
+$(MODELOPT_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[cpu,modelopt]'
+	@touch $@
 
 # Not in .venv: the point is to measure the PyTorch, ONNX Runtime and TensorRT that the machine has.
 bench-gpu:
