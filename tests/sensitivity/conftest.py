@@ -1,4 +1,4 @@
-"""Rendered scenes with their truth, and one artifact of a tiny random network."""
+"""Rendered scenes with their truth, and two artifacts of a tiny random network."""
 
 from __future__ import annotations
 
@@ -22,17 +22,33 @@ def scenes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def artifact_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scheme mixed: 4-bit groups, 8 bit per channel, convolutions. Not to be changed."""
-    folder = tmp_path_factory.mktemp("artifact") / "mixed"
+def _exported(label: str, folder: Path, traces: Path) -> Path:
     export(
         MODEL,
-        "mixed",
+        label,
         output_dir=folder,
         height=HEIGHT,
         width=WIDTH,
         frames=(1, VIEWS, VIEWS),
         verify=False,
+        trace_cache=traces,
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("traces")
+
+
+@pytest.fixture(scope="session")
+def artifact_dir(tmp_path_factory: pytest.TempPathFactory, traces: Path) -> Path:
+    """Scheme mixed: 4-bit groups, 8 bit per channel, convolutions. Not to be changed."""
+    return _exported("mixed", tmp_path_factory.mktemp("artifact") / "mixed", traces)
+
+
+@pytest.fixture(scope="session")
+def rotated_dir(tmp_path_factory: pytest.TempPathFactory, traces: Path) -> Path:
+    """8 bit of weights that were rotated before. Not to be changed."""
+    folder = tmp_path_factory.mktemp("artifact") / "rotated"
+    return _exported("int8_pc_sym+rotate", folder, traces)

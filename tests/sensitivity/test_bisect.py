@@ -124,6 +124,22 @@ def test_a_wrong_float_is_found_and_no_layer_is_blamed(
     assert found.cure is None or found.cure.exclude == ("aggregator.global_blocks.1.*",)
 
 
+def test_rewritten_weights_are_sound_and_cured_by_the_block(
+    tmp_path: Path, rotated_dir: Path, pictures: Path
+) -> None:
+    found = bisect(rotated_dir, pictures, threads=1)
+    assert found.verdict == "sound"
+    # Values turned by a matrix: not the integers that plain rounding gives.
+    assert any(place.own != pytest.approx(place.expected, rel=1e-3) for place in found.places)
+    name = "aggregator.global_blocks.2.attn.proj.scale"
+    wrong = bisect(_damaged(rotated_dir, tmp_path / "wrong", name, 3.0), pictures, threads=1)
+    assert (wrong.verdict, wrong.place) == ("damaged", "aggregator.global_blocks.2")
+    assert wrong.cure is not None
+    # One layer alone in the checkpoint's floats would meet values that were turned.
+    assert wrong.cure.exclude == ("aggregator.global_blocks.2.*",)
+    assert wrong.cure.error_after < 0.7 * wrong.cure.error_before
+
+
 def test_the_artifact_s_numbers_are_read_back(artifact_dir: Path) -> None:
     manifest = read_manifest(artifact_dir)
     stored = StoredIntegers.open(artifact_dir, graph_of(artifact_dir, manifest))

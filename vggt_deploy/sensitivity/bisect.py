@@ -17,6 +17,7 @@ import statistics
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -132,9 +133,8 @@ def bisect(
     drift, exact = drifts(network, batch, tapped)
     numbers = _numbers(artifact, manifest)
     report("blocks", 0, 0)
-    found = tuple(
-        place_errors(network, batch, tapped, drift, lambda place: _plainly(network, numbers, place))
-    )
+    rounded = partial(_plainly, network, numbers, rewritten=_rewritten(manifest))
+    found = tuple(place_errors(network, batch, tapped, drift, rounded))
     verdict, place = judge(found, manifest, tolerance)
     cure: Cure | str | None = None
     if place is not None:
@@ -195,11 +195,16 @@ def _formats(manifest: Manifest, place: str) -> frozenset[str]:
     return frozenset(label for name, label in held if name.startswith(f"{place}."))
 
 
-def _plainly(network: VGGT, numbers: Numbers, place: str) -> AbstractContextManager[None]:
+def _plainly(
+    network: VGGT, numbers: Numbers, place: str, *, rewritten: bool
+) -> AbstractContextManager[None]:
     """The layers of a place rounded from the checkpoint, as the artifact's formats say."""
     formats = {n: form for n, form in numbers.formats.items() if n.startswith(f"{place}.")}
     if not formats:
         return nullcontext()
+    if rewritten and numbers.activations == "static":
+        # Its ranges are those of other inputs; a range found in the run costs about as much.
+        return switched(network, formats, activations="dynamic")
     return switched(
         network, formats, activations=numbers.activations, input_scales=numbers.input_scales
     )
