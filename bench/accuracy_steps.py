@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from vggt_deploy.model.config import VGGTConfig
     from vggt_deploy.model.sources import WeightSource
-    from vggt_deploy.quantize.calibration import Pictures
+    from vggt_deploy.quantize.pictures import Pictures
 
 HEADS = frozenset({"camera", "depth", "point"})
 Reference = dict[str, NDArray[np.float32]]
@@ -71,7 +71,7 @@ class Run:
 
     def pictures(self) -> Pictures:
         """What the quantizers look at."""
-        from vggt_deploy.quantize.calibration import Pictures
+        from vggt_deploy.quantize.pictures import Pictures
 
         folder = self.folder / "scenes" / CALIBRATION
         return Pictures(folder, self.height, self.width, frames_per_pass=self.views)
@@ -100,18 +100,21 @@ def modelopt(label: str, run: Mapping[str, Any]) -> Answer:
     import torch
 
     from vggt_deploy.model.weights import load_model
+    from vggt_deploy.quantize.pictures import plan_passes
     from vggt_deploy.quantize.plan import layers_of, plan
-    from vggt_deploy.quantize.prepare import passes_of
+    from vggt_deploy.quantize.prepare import loaders
 
     asked, row = Run.of(run), BY_LABEL[label]
     config, source = asked.opened()
     network = load_model(source, config, heads=HEADS, folded=True)
     layers = layers_of(config, HEADS)
     formats = plan(row.quantization.scheme, layers)
+    pictures = asked.pictures()
+    passes = loaders(plan_passes(config, source, pictures), pictures)
 
     @torch.no_grad()
     def show(model: Any) -> None:
-        for images in passes_of(asked.pictures()):
+        for images in passes:
             model(images())
 
     start = time.perf_counter()
