@@ -433,7 +433,7 @@ def test_modelopt_rounds_weights_as_we_do(reference: dict[str, Any], run: dict[s
     theirs = accuracy_steps.modelopt("modelopt:int4", run)
     ours = accuracy_steps.ours("int4_g128", run)
     other = accuracy_steps.ours("int4_g64", run)
-    assert errors(theirs) == pytest.approx(errors(ours), rel=0.02)
-    assert errors(theirs) != pytest.approx(errors(other), rel=0.02)
+    assert errors(theirs) == pytest.approx(errors(ours), rel=0.05)
+    assert errors(theirs) != pytest.approx(errors(other), rel=0.05)
     assert theirs["stored_bytes"] == ours["stored_bytes"]
     assert theirs["version"]
