@@ -98,10 +98,11 @@ def _run(question: Question, out: Path, *, resume: bool) -> int:
     logs.mkdir(exist_ok=True)
     settings = Settings(logs, question.threads, question.timeout_s, STEPS_MODULE)
     findings: list[Finding] = []
+    sha256 = header["key"]["sha256"]
     finished = True
     try:
         for row in question.rows:
-            findings.append(_finding(row, question, out, settings, kept))
+            findings.append(_finding(row, question, sha256, out, settings, kept))
             if row.label == FP32 and findings[0].error is not None:
                 raise UsageError(
                     f"FP32 could not be run: {findings[0].error}", f"see {logs / 'fp32.log'}"
@@ -118,7 +119,12 @@ def _run(question: Question, out: Path, *, resume: bool) -> int:
 
 
 def _finding(
-    row: Row, question: Question, out: Path, settings: Settings, kept: Mapping[str, StepResult]
+    row: Row,
+    question: Question,
+    sha256: str | None,
+    out: Path,
+    settings: Settings,
+    kept: Mapping[str, StepResult],
 ) -> Finding:
     if row.label in kept:
         say(f"{row.label}: kept from before")
@@ -129,6 +135,7 @@ def _finding(
     arguments: dict[str, Any] = {
         "run": {
             "model": question.model,
+            "sha256": sha256,
             "folder": str(out),
             "height": scenes.height,
             "width": scenes.width,

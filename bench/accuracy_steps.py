@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from bench.accuracy_scenes import CALIBRATION, read_set
 from bench.modelopt_rows import BY_LABEL, quantize
 from bench.worker import Answer, Step, serve
+from vggt_deploy.errors import ModelError
 from vggt_deploy.sensitivity.measure import measures, run_scenes
 from vggt_deploy.train.evaluate import SETS
 
@@ -44,11 +45,12 @@ Reference = dict[str, NDArray[np.float32]]
 class Run:
     """What is the same for every step.
 
-    folder: of the run, with scenes/ and the reference; height, width: of the pictures; views: that
-    calibration shows the network together
+    sha256: of the weights, None for random ones; folder: of the run, with scenes/ and the
+    reference; height, width: of the pictures; views: that calibration shows the network together
     """
 
     model: str
+    sha256: str | None
     folder: Path
     height: int
     width: int
@@ -61,13 +63,24 @@ class Run:
         return cls(**{**arguments, "folder": Path(arguments["folder"])})
 
     def opened(self) -> tuple[VGGTConfig, WeightSource]:
-        """The model's sizes and weights; torch has as many threads as were asked for."""
+        """The model's sizes and weights; torch has as many threads as were asked for.
+
+        Raises:
+            ModelError: the weights are others than those that the run began with.
+        """
         import torch
 
         from vggt_deploy.model.weights import open_weights
 
         torch.set_num_threads(self.threads)
-        return open_weights(self.model)
+        config, source = open_weights(self.model)
+        if source.origin.sha256 != self.sha256:
+            # Compared with the reference of other weights, every row would look damaged.
+            raise ModelError(
+                f"the weights of {self.model} have changed since the run began",
+                "start the run anew",
+            )
+        return config, source
 
     def pictures(self) -> Pictures:
         """What the quantizers look at."""

@@ -33,7 +33,8 @@ from bench.modelopt_rows import BY_LABEL, ROWS, configuration
 from bench.process import Settings, StepResult
 from vggt_deploy.data.scenes import INDEX
 from vggt_deploy.data.synthetic import HELD_OUT, render_views
-from vggt_deploy.errors import ArtifactError, QuantizeError, UsageError
+from vggt_deploy.errors import ArtifactError, ModelError, QuantizeError, UsageError
+from vggt_deploy.model.weights import open_weights
 from vggt_deploy.quantize.plan import layers_of, plan
 from vggt_deploy.quantize.schemes import get_scheme, parse_label
 from vggt_deploy.train.evaluate import SETS
@@ -144,6 +145,7 @@ def test_a_question_without_an_answer_is_refused(wrong: dict[str, int]) -> None:
 def run(scenes: Path) -> dict[str, Any]:
     return {
         "model": "vggt-nano",
+        "sha256": open_weights("vggt-nano")[1].origin.sha256,
         "folder": str(scenes.parent),
         "height": 84,
         "width": 112,
@@ -166,6 +168,15 @@ def test_fp32_is_its_own_reference(reference: dict[str, Any]) -> None:
     for one in SETS:
         for scene in reference["measures"][one.name]:
             assert set(scene) >= {"auc3", "auc5", "auc30", "abs_rel", "point_error"}
+
+
+def test_weights_that_change_while_it_runs_are_refused(run: dict[str, Any]) -> None:
+    for step, label in (
+        (accuracy_steps.ours, "int4_g128"),
+        (accuracy_steps.modelopt, "modelopt:int4"),
+    ):
+        with pytest.raises(ModelError, match="changed since"):
+            step(label, {**run, "sha256": "of others"})
 
 
 def test_fewer_bits_lose_more_and_take_less(reference: dict[str, Any], run: dict[str, Any]) -> None:
