@@ -177,6 +177,9 @@ def test_a_block_that_the_scheme_does_not_suit_is_named(artifact_dir: Path) -> N
     assert judge(_places(own), manifest, 2.0) == ("sound", None)
     own["aggregator.frame_blocks.3"] = 0.05
     assert judge(_places(own), manifest, 2.0) == ("scheme", "aggregator.frame_blocks.3")
+    formats["camera_head.trunk.0.mlp.fc1"] = "int8_pc_sym"
+    head = {**own, "aggregator.frame_blocks.3": 0.01, "camera_head": 0.3}
+    assert judge(_places(head), manifest, 2.0) == ("scheme", "camera_head")
     # One 4-bit block among 8-bit ones loses more, and has no peers to be held against.
     formats["aggregator.frame_blocks.3.mlp.fc1"] = "int4_g128"
     assert judge(_places(own), manifest, 2.0) == ("sound", None)

@@ -177,10 +177,11 @@ def judge(
                 return "damaged", place.place
     for place in places:
         alike = _formats(manifest, place.place)
-        # 4-bit blocks lose more than 8-bit ones by nature, and heads add to no stream.
+        # 4-bit blocks lose more than 8-bit ones by nature. A head is held against blocks, although
+        # its error is that of all it gives and not of what it adds: it has no peers of its own.
         peers = [p.own for p in places if _formats(manifest, p.place) == alike and _is_block(p)]
         usual = max(statistics.median(peers), floor) if len(peers) >= FEWEST_PEERS else math.inf
-        if alike and _is_block(place) and place.own > STANDS_OUT * usual:
+        if alike and place.own > STANDS_OUT * usual:
             return "scheme", place.place
     return "sound", None
 
