@@ -1,7 +1,7 @@
 """A quantizer that is wrong on purpose must not get through the gates that come with vggt-nano.
 
 The real comparison with the real weights, on as many scenes as the gates ask for. Its workers run
-in this process, where `qparams.quantize` can be replaced; nothing else is.
+in this process, where the `quantize` of `prepared.Nearest` can be replaced; nothing else is.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from vggt_deploy.compare.gates import Gates, load_gates
 from vggt_deploy.compare.processes import Outcome
 from vggt_deploy.data.eth3d import write_scene
 from vggt_deploy.data.synthetic import render_views
-from vggt_deploy.export import materialize
-from vggt_deploy.quantize import apply
+from vggt_deploy.quantize import prepared
 from vggt_deploy.quantize.qparams import QuantizedTensor, quantize
 
 SCHEME = "int8_pc_asym"
@@ -75,8 +74,7 @@ def compared(
 
     def run(fault: Fault | None, runtimes: str) -> GateResult:
         if fault is not None:
-            for module in (apply, materialize):
-                monkeypatch.setattr(module, "quantize", lambda *a, **k: fault(quantize(*a, **k)))
+            monkeypatch.setattr(prepared, "quantize", lambda *a, **k: fault(quantize(*a, **k)))
         report = compare(
             gates.protocol.model,
             output_dir=tmp_path / "out",
