@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from vggt_deploy.engines.inspect import inspect_engine as inspect
     from vggt_deploy.engines.run import run as run
     from vggt_deploy.export import export as export
+    from vggt_deploy.qat.pipeline import qat as qat
     from vggt_deploy.quantize.calibration import collect_statistics as calibrate
     from vggt_deploy.quantize.targets import scheme_rows as schemes
+    from vggt_deploy.search.pipeline import search as search
+    from vggt_deploy.sensitivity.bisect import bisect as bisect
+    from vggt_deploy.sensitivity.pipeline import sensitivity as sensitivity
     from vggt_deploy.ship.bundle import bundle as bundle
     from vggt_deploy.ship.rebuild import rebuild as rebuild
     from vggt_deploy.ship.triton import write_triton_repository as triton_repository
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from vggt_deploy.train.pipeline import train as train
 
 __all__ = [
+    "bisect",
     "build",
     "bundle",
     "calibrate",
@@ -41,10 +46,13 @@ __all__ = [
     "evaluate",
     "export",
     "inspect",
+    "qat",
     "rebuild",
     "run",
     "scene",
     "schemes",
+    "search",
+    "sensitivity",
     "train",
     "triton_repository",
     "unpack",
@@ -53,6 +61,7 @@ __all__ = [
 
 # Verb -> (module, function). The same as the imports above, which are for tools that read types.
 _VERBS = {
+    "bisect": ("vggt_deploy.sensitivity.bisect", "bisect"),
     "build": ("vggt_deploy.build", "build"),
     "bundle": ("vggt_deploy.ship.bundle", "bundle"),
     "calibrate": ("vggt_deploy.quantize.calibration", "collect_statistics"),
@@ -61,10 +70,13 @@ _VERBS = {
     "evaluate": ("vggt_deploy.train.evaluate", "evaluate"),
     "export": ("vggt_deploy.export", "export"),
     "inspect": ("vggt_deploy.engines.inspect", "inspect_engine"),
+    "qat": ("vggt_deploy.qat.pipeline", "qat"),
     "rebuild": ("vggt_deploy.ship.rebuild", "rebuild"),
     "run": ("vggt_deploy.engines.run", "run"),
     "scene": ("vggt_deploy.data.scenes", "write_scenes"),
     "schemes": ("vggt_deploy.quantize.targets", "scheme_rows"),
+    "search": ("vggt_deploy.search.pipeline", "search"),
+    "sensitivity": ("vggt_deploy.sensitivity.pipeline", "sensitivity"),
     "train": ("vggt_deploy.train.pipeline", "train"),
     "triton_repository": ("vggt_deploy.ship.triton", "write_triton_repository"),
     "unpack": ("vggt_deploy.ship.verify", "unpack"),
