@@ -258,7 +258,6 @@ def run_steps(
         while trainer.step < trainer.steps:
             trainer.train_step(executor)
             step, last = trainer.step, trainer.step == trainer.steps
-            stopping = asked_anywhere(place, asked)
             if place.first:
                 progress("qat", step, trainer.steps)
                 if step % LOG_STEPS == 0 or step == 1 or last:
@@ -267,8 +266,9 @@ def run_steps(
                     append_row(run / LOG_FILE, _log_row(trainer, rate, last))
                     since_s, since_step = time.perf_counter(), step
                     trainer.window.restart()
-                if step % CHECKPOINT_STEPS == 0 or last or stopping:
-                    save_checkpoint(run, trainer.checkpoint(), question)
+            stopping = asked_anywhere(place, asked)
+            if place.first and (step % CHECKPOINT_STEPS == 0 or last or stopping):
+                save_checkpoint(run, trainer.checkpoint(), question)
             if stopping and not last:
                 raise KeyboardInterrupt
 
