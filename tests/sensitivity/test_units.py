@@ -11,7 +11,7 @@ from vggt_deploy.model.config import get_config
 from vggt_deploy.quantize.plan import LayerInfo, layers_of, plan
 from vggt_deploy.quantize.schemes import INT4_G32, INT4_G128, INT8_PC_SYM, get_scheme
 from vggt_deploy.sensitivity.table import UNITS, By
-from vggt_deploy.sensitivity.units import candidates, pattern_of, ranked, unit_of
+from vggt_deploy.sensitivity.units import candidates, chosen, pattern_of, ranked, unit_of
 
 HEADS = frozenset({"camera", "depth", "point"})
 
@@ -98,3 +98,9 @@ def test_nothing_to_try_is_refused(layers: tuple[LayerInfo, ...]) -> None:
 def test_units_are_ranked_by_their_worst_format() -> None:
     local = {("a", "int8"): 0.1, ("b", "int8"): 0.2, ("a", "int4"): 0.3, ("c", "int8"): 0.2}
     assert ranked(local) == ("a", "b", "c")
+
+
+def test_the_camera_head_is_measured_whatever_its_rank() -> None:
+    local = {("a", "int8"): 0.1, ("camera_head.trunk.0", "int8"): 0.01, ("b", "int8"): 0.2}
+    assert chosen(local, 1) == ("b", "camera_head.trunk.0")
+    assert chosen(local, None) == ranked(local) == ("b", "a", "camera_head.trunk.0")

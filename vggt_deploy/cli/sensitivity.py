@@ -54,7 +54,8 @@ def sensitivity(
         typer.Option(
             "--top",
             min=1,
-            help="Units, the worst by local error, that are measured; default: all if small.",
+            help="Units, the worst by local error, that are measured beside the camera head's; "
+            "default: all of a small model.",
         ),
     ] = None,
     formats: Annotated[

@@ -47,7 +47,7 @@ from vggt_deploy.sensitivity.table import (
     SensitivityTable,
     write_table,
 )
-from vggt_deploy.sensitivity.units import Candidate, candidates, ranked
+from vggt_deploy.sensitivity.units import Candidate, candidates, chosen
 from vggt_deploy.train.pool import worker_count
 from vggt_deploy.train.scoring import single_threads
 
@@ -85,8 +85,9 @@ def sensitivity(
         layers instead.
     scenes: ETH3D scenes with their truth, or folders of them. images: one scene; where its truth is
         not known, FP32's own outputs stand for it.
-    top: how many units, the worst by local error, go through the second pass; None: all of a small
-        model, MEASURED_UNITS of a large one.
+    top: how many units, the worst by local error, go through the second pass, with those of the
+        camera head beside them (`units.chosen` says why); None: all of a small model,
+        MEASURED_UNITS of a large one.
     calibrate: pictures, for static activations alone.
     threads: scenes that are run at a time, each on one core; the numbers do not depend on it.
     resume: go on with the folder's own question; `top` may be another one.
@@ -232,9 +233,9 @@ def _table(
     job: _Job, record: ModelRecord, by: By, limit: int | None, threads: int | None
 ) -> SensitivityTable:
     local = _first_pass(job)
-    chosen = ranked(local)[:limit]
+    units = chosen(local, limit)
     with single_threads(worker_count(threads)) as executor:
-        entries, exact = _second_pass(job, local, chosen, executor)
+        entries, exact = _second_pass(job, local, units, executor)
     return SensitivityTable(
         schema=SCHEMA,
         model=record,
@@ -266,7 +267,7 @@ def _first_pass(job: _Job) -> LocalErrors:
 
 
 def _second_pass(
-    job: _Job, local: LocalErrors, chosen: Sequence[str], executor: Executor
+    job: _Job, local: LocalErrors, units: Sequence[str], executor: Executor
 ) -> tuple[tuple[Entry, ...], dict[str, float]]:
     """Every candidate's entry, those of the chosen units with their losses; FP32's measures."""
     scenes = job.scenes.items
@@ -275,7 +276,7 @@ def _second_pass(
         measures(one, one, scene, job.reference) for one, scene in zip(outputs, scenes, strict=True)
     ]
     finished = job.store.finished()
-    rank = {unit: place for place, unit in enumerate(chosen)}
+    rank = {unit: place for place, unit in enumerate(units)}
     todo = sorted((c for c in job.candidates if c.unit in rank), key=lambda c: rank[c.unit])
     for done, candidate in enumerate(todo):
         job.report("units", done, len(todo))

@@ -22,6 +22,7 @@ from vggt_deploy.quantize.schemes import PerGroup, WeightFormat
 from vggt_deploy.sensitivity.table import By
 
 _BLOCK = re.compile(r"(?P<block>.+?\.(?:blocks|frame_blocks|global_blocks|trunk)\.\d+)\.")
+CAMERA = "camera_head"
 _NUMBER = re.compile(r"\.\d+(?=\.|$)")
 
 
@@ -105,3 +106,16 @@ def ranked(local: Mapping[tuple[str, str], float]) -> tuple[str, ...]:
     for (unit, _), error in local.items():
         worst[unit] = max(worst.get(unit, 0.0), error)
     return tuple(sorted(worst, key=lambda unit: -worst[unit]))
+
+
+def chosen(local: Mapping[tuple[str, str], float], top: int | None) -> tuple[str, ...]:
+    """The units of the second pass, the worst first: the `top` worst (None: all), and those of the
+    camera head, whatever their rank.
+
+    Local error says little of the camera head: four refinements feed its errors back, and of what
+    it gives, a small difference of large numbers is the pose. Of vggt-nano in 4 bit, its last layers
+    had nearly the smallest local error of all units, and cost the most by far.
+    """
+    order = ranked(local)
+    kept = frozenset(order[:top])
+    return tuple(unit for unit in order if unit in kept or unit.startswith(CAMERA))
