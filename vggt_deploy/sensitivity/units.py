@@ -113,7 +113,7 @@ def chosen(local: Mapping[tuple[str, str], float], top: int | None) -> tuple[str
     camera head, whatever their rank.
 
     Local error says little of the camera head: four refinements feed its errors back, and of what
-    it gives, a small difference of large numbers is the pose. Of vggt-nano in 4 bit, its last layers
+    it gives, a small difference of large numbers is the pose. In vggt-nano at 4 bit its last layers
     had nearly the smallest local error of all units, and cost the most by far.
     """
     order = ranked(local)
