@@ -42,7 +42,8 @@ def draw(result: SearchResult, folder: Path) -> Path:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     _panel(left, result, MSE)
-    left.set_yscale("log")
+    if _having(result, MSE, ("standard", "front", "round")):  # there is no log axis of nothing
+        left.set_yscale("log")
     _panel(right, result, second_measure(result))
     right.axhline(0.0, color="0.6", linewidth=0.8)
     figure.suptitle(_title(result), fontsize=12)
