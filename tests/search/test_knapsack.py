@@ -45,7 +45,7 @@ def by_trying_all(units, minimise, limits):
     return best
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(problems())
 def test_nothing_better_exists(problem):
     units, minimise, limits = problem
