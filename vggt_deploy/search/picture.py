@@ -53,11 +53,11 @@ def draw(result: SearchResult, folder: Path) -> Path:
 
 
 def second_measure(result: SearchResult) -> str:
-    """The geometry that the right panel shows: a budget's, or AUC@5, or the pose."""
+    """The geometry that the right panel shows: a budget's, or AUC@30, or the pose."""
     asked = [name for name in result.budgets.max_drop if name != MSE]
     if asked:
         return asked[0]
-    return "auc5" if "auc5" in MEASURES[result.reference] else "pose_deg"
+    return "auc30" if "auc30" in MEASURES[result.reference] else "pose_deg"
 
 
 def _title(result: SearchResult) -> str:
