@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vggt_deploy.errors import UsageError
+from vggt_deploy.search.picture import _WORDS
 from vggt_deploy.search.request import parse_bytes, parse_drops
+from vggt_deploy.sensitivity.table import MEASURES
 
 
 @pytest.mark.parametrize(
@@ -67,3 +69,7 @@ def test_drops_that_are_refused(texts, problem):
     with pytest.raises(UsageError, match=problem) as caught:
         parse_drops(texts)
     assert caught.value.fix
+
+
+def test_every_measure_that_can_be_asked_for_has_words():
+    assert set(_WORDS) == set(MEASURES["truth"]) | set(MEASURES["outputs"])

@@ -7,7 +7,7 @@ from collections import Counter
 from vggt_deploy.search.choices import MSE
 from vggt_deploy.search.records import Budgets, Point, SearchResult
 
-_SHOWN = ("auc3", "auc5", "auc30", "pose_deg", "abs_rel", "point_error", MSE)
+_SHOWN = ("auc3", "auc5", "auc30", "same5", "pose_deg", "abs_rel", "point_error", MSE)
 
 
 def recipe_comments(result: SearchResult, point: Point) -> list[str]:
