@@ -20,6 +20,7 @@ from examples.point_cloud.quantizing import (
 )
 from examples.point_cloud.shapes import NAMES, Clouds, make_clouds
 from examples.point_cloud.train import FROM_NOTHING, accuracy, in_torch, train
+from vggt_deploy.quantize.schemes import parse_format
 
 LABELS = ("int8_pc_sym+static", "int4_g32", "int4_g32+dynamic", "int4_g256+dynamic")
 COLUMNS = "{:<20} {:<5} {:>8} {:>13} {:>10} {:>12}"
@@ -44,6 +45,12 @@ def main() -> None:
         ready = after_training(model, label, training)
         _row(label, "PTQ", ready, test, chosen.output / f"{label}-ptq")
         _row(label, "QAT", with_training(ready, training), test, chosen.output / f"{label}-qat")
+    # No scheme has one scale for a whole 4-bit weight: it loses too much without training.
+    form = parse_format("int4_pt_sym")
+    ready = after_training(model, "int4_g256", training, form)
+    _row(form.label, "PTQ", ready, test, chosen.output / f"{form.label}-ptq")
+    ready = with_training(ready, training)
+    _row(form.label, "QAT", ready, test, chosen.output / f"{form.label}-qat")
 
 
 def _row(label: str, how: str, ready: Ready, test: Clouds, folder: Path) -> None:

@@ -70,13 +70,21 @@ class Ready:
         )
 
 
-def after_training(model: nn.Module, label: str, clouds: Clouds) -> Ready:
-    """Post-training quantization: ranges from the weights and from these clouds."""
+def after_training(
+    model: nn.Module, label: str, clouds: Clouds, form: WeightFormat | None = None
+) -> Ready:
+    """Post-training quantization: ranges from the weights and from these clouds.
+
+    form: in place of the scheme's, for every layer; it may be one that no scheme has.
+    """
     asked = parse_label(label)
     formats = plan(asked.scheme, layers_in(model), include=("*",))
+    if form is not None:
+        formats = dict.fromkeys(formats, form)
     scales: dict[str, float] = {}
     if asked.activations == "static":
-        seen = observe_module(model, torch.from_numpy(clouds.points).split(CALIBRATION_BATCH))
+        batches = torch.split(torch.from_numpy(clouds.points), CALIBRATION_BATCH)
+        seen = observe_module(model, batches)
         scales = module_input_scales(seen, formats, asked.treatment.input_range)
     integers = Searched(ModuleWeights(model), asked.treatment.weight_range)
     return Ready(model, formats, integers, asked.activations, scales)

@@ -86,7 +86,8 @@ def _directions(random: np.random.Generator, n: int) -> NDArray[np.float64]:
 
 def _circle(random: np.random.Generator, n: int) -> NDArray[np.float64]:
     angle = random.uniform(0, 2 * np.pi, n)
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    points: NDArray[np.float64] = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return points
 
 
 def _sphere(random: np.random.Generator, n: int) -> NDArray[np.float64]:

@@ -63,11 +63,12 @@ def train(model: nn.Module, clouds: Clouds, schedule: Schedule, seed: int = 0) -
     )
     model.train()
     for _ in range(schedule.epochs):
-        for chosen in torch.randperm(len(points), generator=shuffle).split(schedule.batch):
+        order = torch.randperm(len(points), generator=shuffle)
+        for chosen in torch.split(order, schedule.batch):
             logits = model(points[chosen])
             loss = F.cross_entropy(logits, labels[chosen], label_smoothing=SMOOTHING)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             course.step()
     model.eval()
