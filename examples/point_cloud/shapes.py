@@ -95,7 +95,8 @@ def _sphere(random: np.random.Generator, n: int) -> NDArray[np.float64]:
 
 
 def _ellipsoid(random: np.random.Generator, n: int) -> NDArray[np.float64]:
-    return _directions(random, n) * np.array([1.0, 0.5, 0.35])
+    points: NDArray[np.float64] = _directions(random, n) * np.array([1.0, 0.5, 0.35])
+    return points
 
 
 def _cube(random: np.random.Generator, n: int) -> NDArray[np.float64]:
