@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -424,3 +426,46 @@ def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
     with pytest.raises(QuantizeError, match=rf"{name}: the weight or its inputs hold NaN"):
         run(TINY, TINY_FOLDED, broken, {name: form}, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+WIDE = """
+import dataclasses, sys, tempfile, torch
+from pathlib import Path
+from vggt_deploy.memory import peak_rss_bytes
+from vggt_deploy.model.config import get_config
+from vggt_deploy.model.fold import FoldedWeights
+from vggt_deploy.model.sources import RandomWeights
+from vggt_deploy.model.weights import expected_shapes
+from vggt_deploy.quantize.gptq import gptq_network
+from vggt_deploy.quantize.methods import Method
+from vggt_deploy.quantize.plan import layers_of, plan
+from vggt_deploy.quantize.schemes import get_scheme
+
+camera = frozenset({"camera"})
+config = dataclasses.replace(
+    get_config("vggt-1b"), name="wide", depth=1, encoder_depth=1, dpt_layers=(0, 0, 0, 0)
+)
+source = FoldedWeights(RandomWeights("wide", expected_shapes(config, camera)), config)
+layers = layers_of(config, camera)
+picture = torch.rand(8, 3, 350, 518)
+with tempfile.TemporaryDirectory() as scratch:
+    found = gptq_network(
+        config, source, [lambda: picture] * 2, plan(get_scheme("int4_g128"), layers),
+        scale_dtype_of=lambda name: "fp32", scratch=Path(scratch), apart=True,
+        weight_range=Method("mse"), activations="dynamic",
+    )
+print(len(found), peak_rss_bytes()[0])
+"""
+
+
+@pytest.mark.slow
+def test_memory_at_the_width_of_vggt_1b(tmp_path: Path) -> None:
+    """One block of each kind and the whole camera head, 16 pictures of 350 x 518. The other 69
+    blocks need no more: one is in memory at a time, and their integers are 0.9 GB.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", WIDE], check=True, capture_output=True, text=True, cwd=tmp_path
+    )
+    layers, peak = (int(word) for word in done.stdout.split())
+    assert layers == 3 * 4 + 4 * 4 + 2
+    assert peak / 2**30 < 8

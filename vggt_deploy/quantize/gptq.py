@@ -20,9 +20,9 @@ fewer rows than inputs it has no inverse, and calibration inputs are a sample.
 Scales and zero points are `qparams`' own. Those of a group are found when the group is reached,
 from the weights as they then are; those of a row or tensor before the first. In order of
 `activity`, the inputs with the largest squares first, groups too are fixed before. That is the
-default: on a trained vggt-nano, int4_g128, scenes that were not seen, the output errors were 0.20
-of plain rounding's, in the natural order 0.28 (geometric mean over 42 Linears); with ranges by mse
-0.19 and 0.26. Damping by 0.001 or 0.05 in place of 0.01: 0.27 and 0.29, in the natural order.
+default: on vggt-nano, int4_g128, scenes that were not seen, the output errors were 0.26 of plain
+rounding's, in the natural order 0.34 (geometric mean over 42 Linears); with ranges by mse 0.25 and
+0.30. Damping by 0.001 or 0.05 in place of 0.01 moves that to 0.25 and 0.28.
 
 Memory beside one stage of `walk`: four K x K float64, K the inputs of the largest Linear (VGGT-1B:
 fc2 of a block 4096, of the camera head 8192: 2 GiB), and the integers found so far.
