@@ -2,6 +2,7 @@
 
     python -m bench.accuracy                                     vggt-nano: `make bench-accuracy`
     python -m bench.accuracy --labels int4_g128,int4_g128+gptq --modelopt int4_gptq --scenes 10
+    python -m bench.accuracy --prepared Q --resume               a row of trained integers as well
     python -m bench.accuracy --resume                            goes on where a run was stopped
 
 Every row is prepared in PyTorch from the same weights and calibration pictures, in a process of its
@@ -126,7 +127,8 @@ def _finding(
     settings: Settings,
     kept: Mapping[str, StepResult],
 ) -> Finding:
-    if row.label in kept:
+    # What lies in a folder may have changed; its label does not tell.
+    if row.label in kept and row.prepared is None:
         say(f"{row.label}: kept from before")
         return Finding(row, kept[row.label])
     if row.step == "modelopt" and not modelopt_rows.installed():
@@ -143,7 +145,9 @@ def _finding(
             "threads": question.threads,
         }
     }
-    if row.step != "fp32":
+    if row.prepared is not None:
+        arguments["folder"] = str(row.prepared)
+    elif row.step != "fp32":
         arguments["label"] = row.label
     result = run_step(row.step, _file_name(row.label), arguments, settings)
     say_step(row.label, result)
@@ -245,7 +249,7 @@ def _question(options: argparse.Namespace) -> Question:
 
     if options.threads < 1:
         raise UsageError(f"--threads {options.threads}", "give 1 or more")
-    rows = choose(options.labels, options.modelopt)
+    rows = choose(options.labels, options.modelopt, options.prepared)
     height, width = open_weights(options.model)[0].size
     return Question(
         model=options.model,
@@ -273,6 +277,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default="vggt-nano", help="checkpoint, Hugging Face id or random:<config>")
     add("--labels", metavar="LABEL,...", help=f"labels of ours (default: {len(LABELS)} of them)")
     add("--modelopt", default="all", help="all, none, or some of its rows: see bench/README.md")
+    add(
+        "--prepared",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        default=[],
+        help="also a row of what `vggt-deploy qat` wrote (repeatable)",
+    )
     add("--scenes", type=int, default=SCORED_SCENES, help="of each set (default 100)")
     add("--views", type=int, default=SCORED_VIEWS, help="of each scene (default 4)")
     add("--calibration-scenes", type=int, default=8, help="default 8")

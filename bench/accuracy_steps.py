@@ -1,4 +1,4 @@
-"""The steps of `bench.accuracy`, each in a process of its own: FP32, a label of ours, ModelOpt.
+"""The steps of `bench.accuracy`, each in a process of its own: FP32, ours, trained, ModelOpt.
 
 Each answers what one network is worth on all scenes:
 
@@ -97,7 +97,9 @@ def fp32(run: Mapping[str, Any]) -> Answer:
     asked = Run.of(run)
     config, source = asked.opened()
     network = load_model(source, config, heads=HEADS, folded=True)
-    return _measured(network, asked, stored_bytes(network), None, config=config.name)
+    return _measured(
+        network, asked, stored_bytes(network), None, is_reference=True, config=config.name
+    )
 
 
 def ours(label: str, run: Mapping[str, Any]) -> Answer:
@@ -106,6 +108,32 @@ def ours(label: str, run: Mapping[str, Any]) -> Answer:
     start = time.perf_counter()
     network = _made(label, asked)
     return _measured(network, asked, stored_bytes(network), time.perf_counter() - start)
+
+
+def prepared(folder: str, run: Mapping[str, Any]) -> Answer:
+    """What lies in a folder of prepared weights, trained ones for example."""
+    from vggt_deploy.model.fold import FoldedWeights
+    from vggt_deploy.quantize.apply import build_quantized
+    from vggt_deploy.quantize.plan import keeps_layer_scale
+    from vggt_deploy.quantize.prepared import read_prepared
+    from vggt_deploy.quantize.statistics import model_record
+
+    asked = Run.of(run)
+    config, source = asked.opened()
+    held = read_prepared(Path(folder))
+    held.require(model_record(config, source), held.precision, asked.height, asked.width)
+    network = build_quantized(
+        config,
+        FoldedWeights(source, config, keep_layer_scale=keeps_layer_scale(held.precision)),
+        held.quantization.scheme,
+        activations=held.quantization.activations,
+        heads=HEADS,
+        precision=held.precision,
+        prepared=held,
+    )
+    return _measured(
+        network, asked, stored_bytes(network), None, remarks=[f"from {Path(folder).name}"]
+    )
 
 
 def modelopt(label: str, run: Mapping[str, Any]) -> Answer:
@@ -190,14 +218,15 @@ def _measured(
     weights_bytes: int,
     seconds: float | None,
     *,
+    is_reference: bool = False,
     remarks: Iterable[str] = (),
     **more: Any,
 ) -> Answer:
-    """Run the network on every scene; without `seconds` it is the reference, which is kept."""
+    """Run the network on every scene; outputs of the reference are kept. `seconds`: to make it."""
     found = {}
     for one in SETS:
         path = asked.folder / f"reference_{one.name}.npz"
-        found[one.name] = _on_set(network, asked, one.name, path, is_reference=seconds is None)
+        found[one.name] = _on_set(network, asked, one.name, path, is_reference=is_reference)
     return {
         "stored_bytes": weights_bytes,
         "seconds": seconds,
@@ -235,7 +264,7 @@ def _split(path: Path) -> Iterable[Reference]:
         yield {key: array[index] for key, array in arrays.items()}
 
 
-STEPS: dict[str, Step] = {"fp32": fp32, "ours": ours, "modelopt": modelopt}
+STEPS: dict[str, Step] = {"fp32": fp32, "ours": ours, "modelopt": modelopt, "prepared": prepared}
 
 if __name__ == "__main__":
     sys.exit(serve(STEPS, sys.argv[1:]))

@@ -36,6 +36,7 @@ from vggt_deploy.data.synthetic import HELD_OUT, render_views
 from vggt_deploy.errors import ArtifactError, ModelError, QuantizeError, UsageError
 from vggt_deploy.model.weights import open_weights
 from vggt_deploy.quantize.plan import layers_of, plan
+from vggt_deploy.quantize.prepare import PrepareRequest, prepare
 from vggt_deploy.quantize.schemes import get_scheme, parse_label
 from vggt_deploy.train.evaluate import SETS
 
@@ -177,6 +178,27 @@ def test_weights_that_change_while_it_runs_are_refused(run: dict[str, Any]) -> N
     ):
         with pytest.raises(ModelError, match="changed since"):
             step(label, {**run, "sha256": "of others"})
+
+
+def test_prepared_weights_are_a_row(
+    run: dict[str, Any], reference: dict[str, Any], tmp_path: Path
+) -> None:
+    """Plain rounding, as a folder and as a label, measures the same; another format does not."""
+    (tmp_path / "q").mkdir()
+    config, source = open_weights(run["model"])
+    request = PrepareRequest(parse_label("int4_g32+w=mse"), "fp32", run["height"], run["width"])
+    prepare(config, source, request, tmp_path / "q")
+    rows = choose("int4_g32", "none", [tmp_path / "q"])
+    assert [row.label for row in rows] == ["fp32", "int4_g32", "int4_g32+w=mse"]
+    assert rows[2].bits == rows[1].bits
+    assert rows[2].prepared == (tmp_path / "q").resolve()
+    mine = accuracy_steps.prepared(str(tmp_path / "q"), run)
+    same = accuracy_steps.ours("int4_g32+w=mse", run)
+    other = accuracy_steps.ours("int4_g32", run)
+    assert mine["measures"] == same["measures"] != other["measures"]
+    assert mine["stored_bytes"] == same["stored_bytes"]
+    with pytest.raises(ArtifactError, match=r"holds no prepared\.json"):
+        choose("int4_g32", "none", [tmp_path])
 
 
 def test_fewer_bits_lose_more_and_take_less(reference: dict[str, Any], run: dict[str, Any]) -> None:
