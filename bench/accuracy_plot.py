@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Colours of Okabe and Ito: told apart under every common colour blindness.
-COLOURS = {"ours": "#0072B2", "modelopt": "#D55E00"}
-MARKERS = {"ours": "o", "modelopt": "s"}
-PANELS = ("output_error", "auc5", "abs_rel", "point_error")
+COLOURS = {"ours": "#0072B2", "prepared": "#009E73", "modelopt": "#D55E00"}
+MARKERS = {"ours": "o", "prepared": "^", "modelopt": "s"}
+PANELS = ("output_error", "auc30", "abs_rel", "point_error")
 DPI = 120
 _INCH_PER_ROW = 0.24
 
@@ -40,14 +40,19 @@ def draw(report: Report, title: str, path: Path) -> bool:
     if all(report.numbers[one.row.label, BOTH]["output_error"].lost > 0 for one in measured):
         axes[0].set_xscale("log")  # from 8 bit to 4 bit it grows by a factor, not by a sum
     for label, colour in COLOURS.items():
-        axes[0].plot([], [], MARKERS[label], color=colour, label=_NAMES[label])
-    figure.legend(loc="outside lower center", ncols=2, fontsize=10)
+        if any(one.row.step == label for one in measured):
+            axes[0].plot([], [], MARKERS[label], color=colour, label=_NAMES[label])
+    figure.legend(loc="outside lower center", ncols=len(COLOURS), fontsize=10)
     figure.suptitle(title, fontsize=12)
     figure.savefig(path, dpi=DPI)
     return True
 
 
-_NAMES = {"ours": "vggt-deploy", "modelopt": "NVIDIA ModelOpt"}
+_NAMES = {
+    "ours": "vggt-deploy",
+    "prepared": "vggt-deploy, trained",
+    "modelopt": "NVIDIA ModelOpt",
+}
 
 
 def _panel(
@@ -65,6 +70,8 @@ def _panel(
     _bands(axes, measured)
     if measure != "output_error":
         axes.axvline(0.0, color="0.4", linewidth=0.8, linestyle="--")
+    if measure != "output_error":  # that one may become logarithmic
+        axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel("against FP32 on the same scenes; bars: 95 %", fontsize=8)
     axes.grid(axis="x", alpha=0.3)
 
