@@ -203,7 +203,7 @@ def job_label(kind: str, job: dict[str, Any]) -> str:
         return f"build/{job['runtime']}/{scheme}"
     if kind in ("identify", "calibrate"):
         return {"identify": "model", "calibrate": "images"}[kind]
-    static = job["activations"] == "static"
+    static = "static" in (job["label"] if kind == "export" else job["activations"]).split("+")
     # Every variant with static activations, and no other, is told where the statistics are.
     assert static == (job["calibration"] is not None)
     assert not static or Path(job["calibration"]["statistics"]).is_dir()

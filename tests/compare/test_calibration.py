@@ -124,7 +124,7 @@ def test_other_images_or_another_method_are_another_question(fake: Any, others: 
 
 
 def test_static_without_images_is_refused_before_anything_starts(fake: Any) -> None:
-    with pytest.raises(UsageError, match=r"torch/int8_pc_sym\+static has static") as caught:
+    with pytest.raises(UsageError, match=r"torch/int8_pc_sym\+static looks at pictures") as caught:
         fake.run(schemes=SCHEMES)
     assert "--calibrate DIR" in caught.value.fix
     assert fake.calls() == []

@@ -62,7 +62,7 @@ def test_a_scheme_that_a_runtime_cannot_run_stays_with_its_reason() -> None:
     [
         ("int3", "torch", "unknown scheme"),
         ("fp32+dynamic", "torch", "no integer weights"),
-        ("int8_pc_sym+calibrated", "torch", "unknown activations"),
+        ("int8_pc_sym+calibrated", "torch", "unknown word"),
         ("int4_g32+static", "torch", "4-bit weights"),
         ("", "torch", "empty"),
         ("fp32", "tensorflow", "unknown runtime"),

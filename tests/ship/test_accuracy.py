@@ -14,6 +14,7 @@ import pytest
 from vggt_deploy.compare import report
 from vggt_deploy.errors import BundleError
 from vggt_deploy.manifest import read_manifest
+from vggt_deploy.quantize.schemes import parse_label
 from vggt_deploy.records import CalibrationRecord
 from vggt_deploy.ship import accuracy
 from vggt_deploy.ship.bundle import bundle
@@ -27,6 +28,7 @@ def row(runtime: str, scheme: str, activations: str, **differences: Any) -> dict
         "runtime": runtime,
         "scheme": scheme,
         "activations": activations,
+        "treatment": "",
         "status": "done",
         "accuracy": METRICS,
         "geometry": {"poses": {"pairs": 6}},
@@ -180,3 +182,14 @@ def test_no_report(h200: Path, tmp_path: Path, content: bytes) -> None:
         bundle([h200], tmp_path / "b", accuracy=path)
     with pytest.raises(BundleError, match="can't be read"):
         bundle([h200], tmp_path / "b", accuracy=tmp_path / "nowhere.json")
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["int8_pc_sym", "int8_pc_sym+static", "int4_g128+gptq", "int8_pc_sym+static+apart+smooth"],
+)
+def test_a_row_is_found_by_its_whole_label(label: str) -> None:
+    """A treated variant has other numbers than the plain one, and another row."""
+    asked = parse_label(label)
+    treated = row("x", asked.scheme.name, asked.activations, treatment=asked.treatment.label)
+    assert accuracy._label(treated) == label

@@ -15,7 +15,7 @@ from vggt_deploy import typed_json
 from vggt_deploy.errors import BundleError
 from vggt_deploy.records import Manifest
 
-REPORT_SCHEMA = 3
+REPORT_SCHEMA = 4
 REPORT_NAME = "comparison_report.json"
 MAX_REPORT_BYTES = 64 * 2**20
 
@@ -155,5 +155,6 @@ def _check_calibration(path: Path, question: dict[str, Any], manifest: Manifest)
 
 
 def _label(row: dict[str, Any]) -> str:
-    plain = row["activations"] == "float"
-    return str(row["scheme"]) if plain else f"{row['scheme']}+{row['activations']}"
+    mode = () if row["activations"] == "float" else (row["activations"],)
+    words = (row["treatment"],) if row["treatment"] else ()
+    return "+".join((row["scheme"], *mode, *words))
