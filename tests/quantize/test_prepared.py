@@ -94,7 +94,7 @@ def test_a_changed_file_is_refused(name: str, tmp_path: Path) -> None:
     [
         ({"schema": 2}, "schema 2"),
         ({"precision": "fp8"}, "precision"),
-        ({"label": "int3"}, "unknown scheme"),
+        ({"label": "int4_g32+gptp"}, "unknown word"),
         ({"formats": {"a": 1}}, "formats"),
         ({"extra": 1}, "extra"),
     ],
@@ -116,6 +116,20 @@ def test_no_folder_no_record(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(ArtifactError, match=r"holds no prepared\.json"):
             read_prepared(path)
+
+
+def test_a_recipe_is_read_back_by_its_layers(prepared: Prepared, tmp_path: Path) -> None:
+    """Its name stands in no table of schemes."""
+    folder = tmp_path / "p"
+    folder.mkdir()
+    for name in (RECORD_NAME, TENSORS_NAME):
+        (folder / name).write_bytes((prepared.folder / name).read_bytes())
+    record = json.loads((folder / RECORD_NAME).read_text())
+    (folder / RECORD_NAME).write_text(json.dumps(record | {"label": "found+dynamic+gptq"}))
+    asked = read_prepared(folder).quantization
+    assert (asked.label, asked.activations) == ("found+dynamic+gptq", "dynamic")
+    layers = layers_of(open_weights(MODEL)[0])
+    assert plan(asked.scheme, layers) == prepared.formats_of(layers)
 
 
 def test_what_it_was_not_made_for(prepared: Prepared) -> None:

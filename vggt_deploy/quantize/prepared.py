@@ -34,11 +34,13 @@ from vggt_deploy.quantize.packing import pack_int4, unpack_int4
 from vggt_deploy.quantize.plan import LayerInfo
 from vggt_deploy.quantize.qparams import QuantizedTensor, quantize
 from vggt_deploy.quantize.schemes import (
+    SCHEMES,
     Precision,
     Quantization,
+    Scheme,
     WeightFormat,
     parse_format,
-    parse_label,
+    parse_words,
 )
 from vggt_deploy.records import ModelRecord
 
@@ -117,7 +119,7 @@ class Prepared:
     @property
     def quantization(self) -> Quantization:
         """What was asked for when it was made."""
-        return parse_label(self.record.label)
+        return _quantization(self.record)
 
     @property
     def precision(self) -> Precision:
@@ -273,7 +275,7 @@ def read_prepared(folder: Path) -> Prepared:
         raise _refuse(f"{path} has schema {record.schema}, this version reads {SCHEMA}")
     if record.precision not in get_args(Precision):
         raise _refuse(f"{path} has precision {record.precision!r}")
-    parse_label(record.label)
+    _quantization(record)
     tensors = Path(folder) / TENSORS_NAME
     if not tensors.is_file() or hash_file(tensors) != record.tensors_sha256:
         raise _refuse(f"{tensors} is missing, or was changed or cut short after it was written")
@@ -290,6 +292,15 @@ def open_prepared(folder: Path, label: str | Quantization | None) -> Prepared:
             "leave the scheme out: the folder knows its own",
         )
     return prepared
+
+
+def _quantization(record: PreparedRecord) -> Quantization:
+    """A scheme that is in no table was a recipe's: its layers are those of the record."""
+    name, *words = record.label.split("+")
+    if name in SCHEMES:
+        return parse_words(SCHEMES[name], words)
+    layers = tuple((layer, parse_format(label)) for layer, label in record.formats.items())
+    return parse_words(Scheme(name, "a format for each layer", layers=layers), words)
 
 
 def _refuse(problem: str) -> ArtifactError:

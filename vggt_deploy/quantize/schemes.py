@@ -297,7 +297,11 @@ def parse_label(label: str) -> Quantization:
         UsageError: an unknown scheme or word, or words that mean nothing together.
     """
     name, *words = label.split("+")
-    scheme = get_scheme(name)
+    return parse_words(get_scheme(name), words)
+
+
+def parse_words(scheme: Scheme, words: Sequence[str]) -> Quantization:
+    """What stands behind the scheme in a label: activations, if they are named, then treatment."""
     modes: tuple[Activations, ...] = get_args(Activations)
     for mode in modes:
         if words and words[0] == mode:
