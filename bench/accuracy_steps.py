@@ -121,7 +121,7 @@ def prepared(folder: str, run: Mapping[str, Any]) -> Answer:
     asked = Run.of(run)
     config, source = asked.opened()
     held = read_prepared(Path(folder))
-    held.require(model_record(config, source), held.precision, asked.height, asked.width)
+    held.require(model_record(config, source), held.precision, asked.height, asked.width, HEADS)
     network = build_quantized(
         config,
         FoldedWeights(source, config, keep_layer_scale=keeps_layer_scale(held.precision)),

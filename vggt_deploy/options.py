@@ -68,9 +68,12 @@ def treatment_words(
     *, smooth: str | None, rotate: bool, rounding: str | None, weight_range: str | None, apart: bool
 ) -> tuple[str, ...]:
     """The words of a label that these options stand for."""
+    from vggt_deploy.quantize.methods import parse_method
+    from vggt_deploy.quantize.treatment import ABSMAX, short_method
+
     words = []
-    if weight_range is not None:
-        words.append(f"w={weight_range.replace('percentile:', 'p')}")
+    if weight_range is not None and parse_method(weight_range) != ABSMAX:
+        words.append(f"w={short_method(parse_method(weight_range))}")
     if apart:
         words.append("apart")
     if smooth is not None:

@@ -33,6 +33,8 @@ def main() -> None:
     parser.add_argument("--clouds", type=int, default=3000, help="to train on (default: 3000)")
     parser.add_argument("--test-clouds", type=int, default=2000, help="to test on (default: 2000)")
     chosen = parser.parse_args()
+    if chosen.output.exists() and any(chosen.output.iterdir()):
+        parser.error(f"{chosen.output} is not empty: give a new folder")
     training, test = make_clouds(chosen.clouds, seed=0), make_clouds(chosen.test_clouds, seed=1)
     torch.manual_seed(0)
     model = PointClassifier(len(NAMES))

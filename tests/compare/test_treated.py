@@ -82,3 +82,20 @@ def test_the_label_goes_before_the_option() -> None:
     failure = Failure("calibrate", "no")
     assert calibration_of(Variant("torch", "int8_pc_sym", "static"), failure) is failure
     assert calibration_of(Variant("torch", "int8_pc_sym"), failure) is None
+
+
+def test_the_option_is_not_swallowed(
+    tmp_path: Path, write_pictures: Callable[..., tuple[Path, ...]]
+) -> None:
+    """--calibration-method where it would reach nothing, or not all that it seems to."""
+    write_pictures(tmp_path / "p", 2, size=(112, 84))
+
+    def ask(schemes: str, method: str = "absmax") -> object:
+        return ask_calibration(tmp_path / "p", method, parse_variants(schemes, "torch"))
+
+    with pytest.raises(UsageError, match="does not reach"):
+        ask("int8_pc_sym+static,int8_pc_sym+static+smooth")
+    with pytest.raises(UsageError, match="no variant has static"):
+        ask("int4_g32+gptq")
+    assert ask("int8_pc_sym+static,int8_pc_sym+static+a=absmax+smooth") is not None
+    assert ask("int4_g32+gptq", "mse") is not None

@@ -148,3 +148,32 @@ def test_requests_that_make_no_sense(
 def test_statistics_are_not_pictures(exporter: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="names statistics"):
         exporter.export(tmp_path / "a", "int8_pc_sym+static+smooth", calibrate=exporter.statistics)
+
+
+def test_a_prepared_folder_keeps_its_ranges_and_patterns(exporter: Any, tmp_path: Path) -> None:
+    config, source = open_weights(MODEL)
+    (tmp_path / "p").mkdir()
+    pictures = Pictures(exporter.pictures, HEIGHT, WIDTH, frames_per_pass=2)
+    request = PrepareRequest(
+        parse_label("int8_pc_sym+static+w=mse"),
+        "fp32",
+        HEIGHT,
+        WIDTH,
+        pictures,
+        frozenset({"camera", "depth"}),
+        exclude=("aggregator.frame_blocks.0.*",),
+    )
+    held = prepare(config, source, request, tmp_path / "p")
+    # Fewer heads than it was prepared for; the camera's Linears have scales that nothing reads.
+    folder = exporter.export(tmp_path / "a", None, prepared=held.folder, outputs=("depth",)).folder
+    manifest = read_manifest(folder)
+    assert manifest.layers.exclude == ("aggregator.frame_blocks.0.*",)
+    assert manifest.calibration is not None
+    assert not any(name.startswith("camera_head") for name in manifest.calibration.scales)
+    for options, problem in (
+        ({"outputs": ("pose", "points")}, "without the point head"),
+        ({"calibration_method": "absmax"}, "has its own|were given"),
+        ({"activations": "float"}, "were given"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            exporter.export(tmp_path / "b", None, prepared=held.folder, **options)

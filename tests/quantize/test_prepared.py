@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from vggt_deploy.errors import ArtifactError, UsageError
+from vggt_deploy.errors import ArtifactError, CalibrationError, UsageError
 from vggt_deploy.model.fold import FoldedWeights
 from vggt_deploy.model.weights import open_weights
-from vggt_deploy.quantize.apply import build_quantized
+from vggt_deploy.quantize.apply import build_quantized, replace_layers
 from vggt_deploy.quantize.plan import layers_of, plan
 from vggt_deploy.quantize.prepared import (
     RECORD_NAME,
@@ -24,11 +25,12 @@ from vggt_deploy.quantize.prepared import (
     read_prepared,
     write_prepared,
 )
-from vggt_deploy.quantize.schemes import get_scheme
+from vggt_deploy.quantize.schemes import get_scheme, parse_format
 from vggt_deploy.quantize.statistics import model_record
 from vggt_deploy.records import ModelRecord
 
 MODEL = "random:vggt-tiny"
+HEADS = frozenset({"camera", "depth"})
 NORM = "aggregator.frame_blocks.0.norm1.weight"
 
 
@@ -43,7 +45,17 @@ def made(folder: Path, label: str = "int4_g32", **floats: torch.Tensor) -> Prepa
         name: nearest.quantized(layers[name], form, "fp32") for name, form in formats.items()
     }
     record = PreparedRecord(
-        1, "", "prepare", model_record(config, source), label, "fp32", 56, 84, {}, ""
+        1,
+        "",
+        "prepare",
+        model_record(config, source),
+        label,
+        "fp32",
+        56,
+        84,
+        {},
+        "",
+        heads=tuple(sorted(config.available_heads)),
     )
     folder.mkdir()
     write_prepared(folder, record, integers, floats)
@@ -134,14 +146,26 @@ def test_a_recipe_is_read_back_by_its_layers(prepared: Prepared, tmp_path: Path)
 
 def test_what_it_was_not_made_for(prepared: Prepared) -> None:
     model = prepared.record.model
-    prepared.require(model, "fp32", 28, 42)  # float activations: the size does not matter
+    prepared.require(model, "fp32", 28, 42, HEADS)  # float activations: the size does not matter
     with pytest.raises(UsageError, match="precision fp32, not fp16"):
-        prepared.require(model, "fp16", 56, 84)
+        prepared.require(model, "fp16", 56, 84, HEADS)
     with pytest.raises(UsageError, match="other weights"):
-        prepared.require(ModelRecord("random:vggt-tiny:1", model.config), "fp32", 56, 84)
+        prepared.require(ModelRecord("random:vggt-tiny:1", model.config), "fp32", 56, 84, HEADS)
+    part = dataclasses.replace(prepared.record, heads=("camera",))
+    with pytest.raises(UsageError, match="without the depth head"):
+        Prepared(prepared.folder, part).require(model, "fp32", 56, 84, HEADS)
     with pytest.raises(UsageError, match="was asked for"):
         open_prepared(prepared.folder, "int4_g64")
     assert open_prepared(prepared.folder, None).quantization.label == "int4_g32"
     layer = next(layer for layer in layers_of(open_weights(MODEL)[0]) if layer.kind == "linear")
     with pytest.raises(ArtifactError, match="holds"):
         prepared.quantized(layer, get_scheme("int4_g64").linear, "fp32")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.125, float("nan"), float("inf"), 1e-39])
+def test_input_scales_that_no_runtime_takes(scale: float) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    formats = {"0": parse_format("int8_pc_sym")}
+    with pytest.raises(CalibrationError, match="positive normal FP32"):
+        replace_layers(model, formats, activations="static", input_scales={"0": scale})
+    replace_layers(model, formats, activations="static", input_scales={"0": 0.125})

@@ -87,9 +87,9 @@ def test_what_each_word_asks_for() -> None:
 def test_options_beside_a_label() -> None:
     assert as_quantization("int8_pc_sym", "static", "absmax").label == "int8_pc_sym+static+a=absmax"
     assert as_quantization("int8_pc_sym+static+a=absmax", None, "absmax").label.endswith("a=absmax")
-    assert as_quantization("int8_pc_sym+static", "float").activations == "static"
     for label, mode, method in (
         ("int8_pc_sym+static", "dynamic", None),
+        ("int8_pc_sym+static", "float", None),
         ("int8_pc_sym", None, "absmax"),
         ("int8_pc_sym+static+a=absmax", None, "percentile:99"),
     ):

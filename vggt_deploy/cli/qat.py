@@ -150,4 +150,9 @@ def qat(
         f"loss on {chosen.probe_scenes} of the view sets: {result.probe_before:.4g} as rounded, "
         f"{result.probe_after:.4g} as trained"
     )
+    if not result.probe_after < result.probe_before:
+        typer.echo(
+            "warning: training did not lower the loss: the rounding that it began with is better",
+            err=True,
+        )
     typer.echo(f"next: vggt-deploy export --model {model} --prepared {output} -o ARTIFACT")

@@ -19,7 +19,7 @@ from vggt_deploy.errors import UsageError
 from vggt_deploy.manifest import hash_file
 from vggt_deploy.quantize.methods import DEFAULT_METHOD, parse_method
 from vggt_deploy.quantize.statistics import holds_statistics, load_statistics
-from vggt_deploy.quantize.treatment import DEFAULT_INPUT_RANGE
+from vggt_deploy.quantize.treatment import DEFAULT_INPUT_RANGE, WORDS
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,38 @@ def calibration_of(
     return replace(collected, method=method, apart=treatment.apart)
 
 
+def _or_statistics(looking: Sequence[Variant]) -> str:
+    """Statistics do where no label has to run the pictures itself."""
+    if any(variant.quantization.treatment.prepares for variant in looking):
+        return ""
+    return ", or what `vggt-deploy calibrate` wrote"
+
+
+def _check_method(method: str, looking: Sequence[Variant]) -> None:
+    """The option is for static ranges that are made of collected statistics, and for those alone.
+
+    Raises:
+        UsageError: there are none, or a label prepares its weights and says nothing itself.
+    """
+    parse_method(method)
+    if method == DEFAULT_METHOD:
+        return
+    static = [variant for variant in looking if variant.activations == "static"]
+    if not static:
+        raise UsageError(
+            f"calibration method {method} was given, and no variant has static activations",
+            "leave it out",
+        )
+    for variant in static:
+        treatment = variant.quantization.treatment
+        if treatment.prepares and treatment.input_range == DEFAULT_INPUT_RANGE:
+            raise UsageError(
+                f"calibration method {method} does not reach {variant.label}, whose ranges are "
+                "found while its weights are prepared",
+                f"say it in the label: {variant.scheme}+static+a=... ({WORDS})",
+            )
+
+
 def ask_calibration(
     calibrate: Path | str | None, method: str, variants: Sequence[Variant]
 ) -> CalibrationQuestion | None:
@@ -75,8 +107,8 @@ def ask_calibration(
         if looking:
             raise UsageError(
                 f"{looking[0].label} looks at pictures, which it needs to calibrate on",
-                "give --calibrate DIR (your images, or what `vggt-deploy calibrate` wrote), "
-                "or leave the schemes with static, smooth or gptq out",
+                f"give --calibrate DIR: your images{_or_statistics(looking)}; or leave the schemes "
+                "with static, smooth or gptq out",
             )
         if method != DEFAULT_METHOD:
             raise UsageError(
@@ -90,7 +122,7 @@ def ask_calibration(
             "pictures otherwise",
             "add one to --schemes, such as int8_pc_sym+static, or leave --calibrate out",
         )
-    parse_method(method)
+    _check_method(method, looking)
     folder = Path(calibrate).expanduser().absolute()
     preparing = [v.label for v in looking if v.quantization.treatment.prepares]
     if holds_statistics(folder) and preparing:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from vggt_deploy.errors import ExportError
+from vggt_deploy.errors import CalibrationError, ExportError
 from vggt_deploy.export.qdq import StoredWeight
 from vggt_deploy.export.simplify import WeightRef, weight_ref
 from vggt_deploy.export.trace import FIELDS_PREFIX, MODEL_PREFIX
@@ -188,7 +188,10 @@ class _LayerWriter:
         tensor = torch.tensor(scale, dtype=torch.float64)
         stored = tensor.to(TORCH_DTYPE[self.dtype])
         if float(stored) != scale:
-            raise ValueError(f"{self.layer.name}: input scale {scale} is no {self.dtype.name}")
+            raise CalibrationError(
+                f"input scale {scale} of {self.layer.name} is no number of type {self.dtype.name}",
+                "take it from calibration.input_scales or module.module_input_scales",
+            )
         zero = self.weights.add(INPUT_ZERO_POINT, np.zeros((), np.int8), ir.DataType.INT8, ())
         return dataclasses.replace(
             written, input_scale=self._float("input_scale", tensor), input_zero_point=zero

@@ -152,6 +152,11 @@ def export(
         ArtifactError: the folder is in use, not empty, or the disk is full.
     """
     given = None if prepared is None else open_prepared(prepared, scheme)
+    if given is not None and (activations is not None or calibration_method is not None):
+        raise UsageError(
+            f"{prepared} has been prepared, and activations or a calibration method were given",
+            "leave them out: the folder has its own",
+        )
     asked = given.quantization if given is not None else _asked(scheme)
     sized = make_request(
         as_quantization(asked, activations, calibration_method),
@@ -172,7 +177,7 @@ def export(
     layers = {layer.name: layer for layer in layers_of(sizes, request.heads)}
     job = _Job(request, sizes, source, layers, _formats(request, list(layers.values())), given)
     if given is not None:
-        given.require(job.model, request.precision, request.height, request.width)
+        given.require(job.model, request.precision, request.height, request.width, request.heads)
     clock.lap("checkpoint")
     with writing(output_dir, overwrite=overwrite, needed_bytes=_estimate(job)) as folder:
         if request.treatment.prepares and given is None:
@@ -275,7 +280,7 @@ def _write_artifact(
     integers: Integers = Nearest(folded)
     if job.prepared is not None:
         integers, folded = job.prepared, job.prepared.source(folded)
-        calibration = _prepared_calibration(request, job.prepared)
+        calibration = _prepared_calibration(job, job.prepared)
     fields = grid_fields(job.config, folded.load(POS_EMBED_KEY), request.height, request.width)
     progress("trace", 0, 0)
     network = cached_trace(
@@ -385,9 +390,7 @@ def _manifest(
         graphs={str(target): record for target, record in records.items()},
         layers=LayerSummary(
             quantized={name: form.label for name, form in job.formats.items()},
-            include=request.include,
-            exclude=request.exclude,
-            sensitive=request.sensitive,
+            **_patterns(job),
         ),
         files=files,
         versions=installed_versions(),
@@ -396,14 +399,22 @@ def _manifest(
     )
 
 
-def _prepared_calibration(request: ExportRequest, prepared: Prepared) -> CalibrationRecord | None:
+def _prepared_calibration(job: _Job, prepared: Prepared) -> CalibrationRecord | None:
     """What the manifest says of static ranges that come with prepared weights."""
-    record = prepared.record
+    request, record = job.request, prepared.record
     if request.activations != "static":
         return None
     learned = record.made_by == "qat"
     method = "learned in training" if learned else request.treatment.input_range.label
-    return CalibrationRecord(method, None, record.images, record.input_scales)
+    # Heads that are not wanted have Linears, too.
+    scales = {name: record.input_scales[name] for name in job.linears}
+    return CalibrationRecord(method, None, record.images, scales)
+
+
+def _patterns(job: _Job) -> dict[str, tuple[str, ...]]:
+    """Those that chose the layers: of prepared weights, those they were prepared with."""
+    made = job.request if job.prepared is None else job.prepared.record
+    return {"include": made.include, "exclude": made.exclude, "sensitive": made.sensitive}
 
 
 def _treatment(job: _Job) -> TreatmentRecord | None:

@@ -126,7 +126,7 @@ def _calibration(
         raise UsageError(
             f"{asked.label} needs images to calibrate on",
             "give --calibrate DIR: your images"
-            + ("" if asked.treatment.looks else ", or what `vggt-deploy calibrate` wrote")
+            + ("" if asked.treatment.prepares else ", or what `vggt-deploy calibrate` wrote")
             + "; there is no default, since ranges of other images would be wrong for yours",
         )
     source = calibrate if isinstance(calibrate, Statistics) else Path(calibrate)

@@ -50,7 +50,7 @@ from vggt_deploy.qat.launch import Place, joined
 from vggt_deploy.qat.loop import QatTrainer, run_steps
 from vggt_deploy.qat.recipe import QatRecipe, recipe_toml
 from vggt_deploy.qat.scenes import read_scenes
-from vggt_deploy.qat.state import CHECKPOINT_FILE, load_checkpoint
+from vggt_deploy.qat.state import CHECKPOINT_FILE, LOG_FILE, load_checkpoint
 from vggt_deploy.quantize.calibration import Pictures
 from vggt_deploy.quantize.plan import layers_in, plan
 from vggt_deploy.quantize.prepared import (
@@ -73,6 +73,7 @@ from vggt_deploy.train.pool import worker_count
 RECIPE_FILE = "qat.toml"
 START_FOLDER = "start"
 _PARTIAL = ".prepared.partial"
+_BEFORE_FIRST_STEP = frozenset({RECIPE_FILE, LOG_FILE, START_FOLDER, f".{START_FOLDER}.partial"})
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,6 @@ def qat(
             stack.enter_context(locked(run))
             _check_run(run, resume)
             run.mkdir(parents=True, exist_ok=True)
-            (run / RECIPE_FILE).write_text(recipe_toml(recipe), encoding="utf-8")
         report = (progress or silent) if place.first else silent
         job = _Job(request, recipe, run, place, report)
         trainer = job.train(found, resume, worker_count(threads))
@@ -180,6 +180,10 @@ def _check_run(run: Path, resume: bool) -> None:
     if resume or not run.exists() or not any(run.iterdir()):
         return
     resumable = (run / CHECKPOINT_FILE).is_file()
+    if not resumable and {path.name for path in run.iterdir()} <= _BEFORE_FIRST_STEP:
+        # Stopped before there was anything to go on from: it begins anew.
+        shutil.rmtree(run)
+        return
     raise ArtifactError(
         f"{run} exists and is not empty",
         ("add --resume to go on, or " if resumable else "") + "give another folder with -o",
@@ -222,11 +226,23 @@ class _Job:
         checkpoint = load_checkpoint(self.run, question) if resume else None
         student = self._student(formats)
         device = self.place.device
+        recipe = self.recipe
+        if self.request.quantization.treatment.prepares:
+            # Its floats were moved towards the integers: without rounding it is no teacher's equal.
+            recipe = dataclasses.replace(recipe, float_steps=0)
         trainer = QatTrainer(
-            student.to(device), teacher.to(device), self.recipe, self.scenes, self.place
+            student.to(device), teacher.to(device), recipe, self.scenes, self.place
         )
+        if trainer.steps <= recipe.float_steps:
+            raise UsageError(
+                f"{trainer.steps} steps, the first {recipe.float_steps} of them without integers: "
+                "nothing would be learned of rounding",
+                "give more --epochs or pictures, or fewer float_steps with --settings",
+            )
         if checkpoint is not None:
             trainer.restore(checkpoint)
+        if self.place.first:
+            (self.run / RECIPE_FILE).write_text(recipe_toml(self.recipe), encoding="utf-8")
         run_steps(trainer, self.run, question, threads=threads, progress=self.report)
         return trainer
 
@@ -353,6 +369,10 @@ class _Job:
                 }
             },
             images={name: sha for scene in self.scenes for name, sha in scene.sha256.items()},
+            heads=tuple(sorted(student.heads)),
+            include=self.request.include,
+            exclude=self.request.exclude,
+            sensitive=self.request.sensitive,
         )
         partial = self.run / _PARTIAL
         shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed

@@ -65,7 +65,8 @@ class QatRecipe:
     """All of it.
 
     epochs        how often as many pictures are shown as there are
-    float_steps   steps at the start with fake quantization off
+    float_steps   steps at the start with fake quantization off; none for a label that prepares
+                  weights, whose floats are moved towards the integers before
     step_peak     learning rate of the logarithms of the steps, where the weights' is at its peak
     probe_scenes  view sets, drawn once and without changes of colour, whose loss the log has before
                   the first and after the last step
@@ -170,7 +171,11 @@ def changed_recipe(
         table["optimizer"] |= {"peak": learning_rate, "final": recipe.optimizer.final * times}
     if task_loss is not None:
         table["loss"]["task"] = task_loss
-    return cast(QatRecipe, typed_json.decode(QatRecipe, table, "recipe", _refuse))
+    return cast(QatRecipe, typed_json.decode(QatRecipe, table, "recipe", _refuse_option))
+
+
+def _refuse_option(problem: str) -> UsageError:
+    return UsageError(problem, "check --epochs, --lr, --task-loss, --seed and --precision")
 
 
 def _toml(value: Any) -> str:

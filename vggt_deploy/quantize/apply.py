@@ -326,7 +326,13 @@ def _input_scale(scales: Mapping[str, float] | None, layer: str) -> float:
             f"no calibrated scale for the input of {layer}",
             "pass input_scales=calibration.input_scales(...) of all quantized Linears",
         )
-    return scales[layer]
+    scale = scales[layer]
+    if not torch.finfo(torch.float32).tiny <= scale <= torch.finfo(torch.float32).max:
+        raise CalibrationError(
+            f"input scale {scale} of {layer} is no positive normal FP32 number",
+            "take it from calibration.input_scales or module.module_input_scales",
+        )
+    return scale
 
 
 def _check_source(model: nn.Module, source: WeightSource, precision: Precision) -> None:

@@ -24,8 +24,8 @@ default: on vggt-nano, int4_g128, scenes that were not seen, the output errors w
 rounding's, in the natural order 0.34 (geometric mean over 42 Linears); with ranges by mse 0.25 and
 0.30. Damping by 0.001 or 0.05 in place of 0.01 moves that to 0.25 and 0.28.
 
-Memory beside one stage of `walk`: four K x K float64, K the inputs of the largest Linear (VGGT-1B:
-fc2 of a block 4096, of the camera head 8192: 2 GiB), and the integers found so far.
+Memory beside one stage of `walk`: five to six K x K float64, K the inputs of the largest Linear
+(VGGT-1B: fc2 of a block 4096, of the camera head 8192: 2.7 GiB), and the integers found so far.
 """
 
 from __future__ import annotations

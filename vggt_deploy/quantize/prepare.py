@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vggt_deploy.data.folders import find_all_images
-from vggt_deploy.errors import ImageError, QuantizeError, UsageError
-from vggt_deploy.manifest import hash_file
+from vggt_deploy.errors import ImageError, UsageError
 from vggt_deploy.model.config import VGGTConfig
 from vggt_deploy.model.fold import FoldedWeights
 from vggt_deploy.model.sources import WeightSource
@@ -31,6 +29,7 @@ from vggt_deploy.progress import Progress, silent
 from vggt_deploy.quantize.calibration import input_scales, observe
 from vggt_deploy.quantize.equal import EqualWeights
 from vggt_deploy.quantize.gptq import gptq_network
+from vggt_deploy.quantize.module import Searched
 from vggt_deploy.quantize.pictures import Passes, Pictures, load_views, plan_passes
 from vggt_deploy.quantize.plan import (
     LayerInfo,
@@ -47,7 +46,6 @@ from vggt_deploy.quantize.prepared import (
     write_prepared,
 )
 from vggt_deploy.quantize.qparams import QuantizedTensor
-from vggt_deploy.quantize.ranges import quantize_searched
 from vggt_deploy.quantize.schemes import Precision, Quantization, WeightFormat
 from vggt_deploy.quantize.smooth import search_smoothing
 from vggt_deploy.quantize.statistics import model_record
@@ -106,8 +104,10 @@ def prepare(
     scratch = folder / "scratch"
     scratch.mkdir()
     passes = None
-    if asked.treatment.looks and request.pictures is not None:
+    images: dict[str, str] = {}
+    if asked.needs_pictures and request.pictures is not None:
         passes = plan_passes(config, source, request.pictures, report)
+        passes, images = _readable(passes, request.pictures)
     job = _Job(config, source, request, layers, formats, passes, scratch, report)
     equal, choices = job.equal()
     scales = job.static_scales(equal)
@@ -129,7 +129,11 @@ def prepare(
         tensors_sha256="",
         input_scales=dict(scales or {}),
         choices=choices,
-        images=_hashes(request.pictures, passes) if asked.needs_pictures else {},
+        images=images,
+        heads=tuple(sorted(request.heads or config.available_heads)),
+        include=request.include,
+        exclude=request.exclude,
+        sensitive=request.sensitive,
     )
     write_prepared(folder, record, integers, _changed(_folded(source, job), folded, formats))
     return read_prepared(folder)
@@ -215,25 +219,14 @@ class _Job:
                 input_scales=scales,
                 progress=self.report,
             )
+        searched = Searched(folded, treatment.weight_range)
         return {
             layer.name: rounded[layer.name]
             if layer.name in rounded
-            else self._searched(folded, layer)
+            else searched.quantized(layer, self.formats[layer.name], self._scale_dtype(layer.name))
             for layer in self.layers
             if layer.name in self.formats
         }
-
-    def _searched(self, folded: WeightSource, layer: LayerInfo) -> QuantizedTensor:
-        try:
-            return quantize_searched(
-                folded.load(f"{layer.name}.weight"),
-                self.formats[layer.name],
-                axis=layer.axis,
-                scale_dtype=self._scale_dtype(layer.name),
-                method=self.request.quantization.treatment.weight_range,
-            )
-        except QuantizeError as error:
-            raise QuantizeError(f"{layer.name}: {error.message}", error.fix) from error
 
     def _scale_dtype(self, layer: str) -> Precision:
         return layer_precision(layer, self.request.precision)
@@ -256,14 +249,26 @@ def _load(views: Mapping[str, Path], pictures: Pictures) -> Tensor:
     return torch.from_numpy(batch.pixels)
 
 
-def _hashes(pictures: Pictures | None, passes: Passes | None) -> dict[str, str]:
-    if pictures is None:
-        return {}
-    if passes is not None:
-        scenes = passes.views
-    else:
-        scenes = tuple(find_all_images(Path(pictures.folder), max_images=pictures.max_images))
-    return {name: hash_file(path) for scene in scenes for name, path in scene.items()}
+def _readable(passes: Passes, pictures: Pictures) -> tuple[Passes, dict[str, str]]:
+    """The passes that hold a picture that can be read, and name -> SHA-256 of those pictures.
+
+    Raises:
+        ImageError: one can't be read, without `skip_bad`; or none of them can.
+    """
+    kept: list[Mapping[str, Path]] = []
+    hashes: dict[str, str] = {}
+    skipped = list(passes.skipped)
+    for views in passes.views:
+        batch, unreadable = load_views(views, pictures)
+        skipped += unreadable
+        if batch is None:
+            continue
+        kept.append(views)
+        names = {path: name for name, path in views.items()}
+        hashes |= {names[p]: sha for p, sha in zip(batch.paths, batch.sha256, strict=True)}
+    if not kept:
+        raise ImageError(f"no image can be used: {skipped[0]}", "give other images")
+    return replace(passes, views=tuple(kept), skipped=tuple(skipped)), hashes
 
 
 def _folded(source: WeightSource, job: _Job) -> FoldedWeights:

@@ -85,6 +85,7 @@ class PreparedRecord:
     formats: layer -> format; input_scales: layer -> scale, for static activations alone
     choices: what a search decided, by treatment (the exponents of smoothing, ...)
     images: file name -> SHA-256 of the pictures that were looked at
+    heads: those whose layers were planned; include, exclude, sensitive: the patterns that did it
     """
 
     schema: int
@@ -100,6 +101,10 @@ class PreparedRecord:
     input_scales: dict[str, float] = field(default_factory=dict)
     choices: dict[str, Any] = field(default_factory=dict)
     images: dict[str, str] = field(default_factory=dict)
+    heads: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    sensitive: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,8 +140,16 @@ class Prepared:
                 f"use --precision {self.record.precision}, or prepare it anew",
             )
 
-    def require(self, model: ModelRecord, precision: Precision, height: int, width: int) -> None:
-        """Refuse it for other weights, another precision, or with static ranges another size.
+    def require(
+        self,
+        model: ModelRecord,
+        precision: Precision,
+        height: int,
+        width: int,
+        heads: frozenset[str],
+    ) -> None:
+        """Refuse it for other weights, another precision, heads that it was not made with, or with
+        static ranges another size.
 
         Raises:
             UsageError: naming what differs.
@@ -150,6 +163,12 @@ class Prepared:
             raise UsageError(
                 f"{self.folder} was prepared from {theirs.spec}, and these are other weights",
                 f"give the same --model: {theirs.spec}",
+            )
+        if missing := sorted(heads - frozenset(self.record.heads)):
+            raise UsageError(
+                f"{self.folder} was prepared without the {missing[0]} head, whose layers would "
+                "stay float unsaid",
+                "leave its outputs out, or prepare it anew with them",
             )
         if self.record.input_scales and size != (height, width):
             raise UsageError(

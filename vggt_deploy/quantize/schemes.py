@@ -320,7 +320,7 @@ def as_quantization(
         UsageError: the label is wrong, or says otherwise.
     """
     found = parse_label(asked) if isinstance(asked, str) else asked
-    if activations not in (None, "float", found.activations):
+    if activations not in (None, found.activations):
         if found.activations != "float":
             raise UsageError(
                 f"scheme {found.label} and activations {activations} contradict each other",

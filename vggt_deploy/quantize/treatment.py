@@ -58,9 +58,9 @@ class Treatment:
         """As in a label, in a fixed order; empty where nothing is done."""
         found = []
         if self.weight_range != ABSMAX:
-            found.append(f"w={_short(self.weight_range)}")
+            found.append(f"w={short_method(self.weight_range)}")
         if self.input_range != DEFAULT_INPUT_RANGE:
-            found.append(f"a={_short(self.input_range)}")
+            found.append(f"a={short_method(self.input_range)}")
         if self.apart:
             found.append("apart")
         if self.smooth is not None:
@@ -135,7 +135,8 @@ def _field(word: str) -> tuple[str, object]:
 
 
 def _method(text: str) -> Method:
-    return parse_method(f"percentile:{text[1:]}" if text.startswith("p") else text)
+    short = re.fullmatch(r"p[0-9.]+", text) is not None
+    return parse_method(f"percentile:{text[1:]}" if short else text)
 
 
 def _plain(alpha: float) -> str:
@@ -143,5 +144,6 @@ def _plain(alpha: float) -> str:
     return f"{alpha:.6f}".rstrip("0").rstrip(".")
 
 
-def _short(method: Method) -> str:
+def short_method(method: Method) -> str:
+    """As in a label: `mse`, `p99.99`."""
     return f"p{method.percentile:.10g}" if method.name == "percentile" else method.name

@@ -22,12 +22,14 @@ import torch
 
 import vggt_deploy
 from vggt_deploy.artifact import writing
+from vggt_deploy.compare.environment import describe_environment, usable_cpus
 from vggt_deploy.compare.scenes import Scenes, check_asked, find_scenes, read_scenes
 from vggt_deploy.errors import SceneError, UsageError
 from vggt_deploy.model.config import VGGTConfig
 from vggt_deploy.model.sources import WeightSource
 from vggt_deploy.model.vggt import VGGT
 from vggt_deploy.model.weights import open_weights
+from vggt_deploy.options import parse_mode
 from vggt_deploy.outputs import OUTPUT_GROUPS
 from vggt_deploy.progress import Progress, silent
 from vggt_deploy.quantize.plan import LayerInfo, keeps_layer_scale, layers_in, plan
@@ -263,6 +265,13 @@ def _costs(
                 f"{job.activations} ones",
                 "use --costs auto",
             )
+        here = (describe_environment().cpu, job.threads or usable_cpus())
+        if (kept.cpu, kept.threads) != here:
+            raise UsageError(
+                f"the costs were timed on {kept.cpu} with {kept.threads} threads, and this is "
+                f"{here[0]} with {here[1]}",
+                "use --costs auto",
+            )
         return kept
     wanted = [
         (one, label)
@@ -289,7 +298,9 @@ def _input_scales(
         return None
     from vggt_deploy.quantize.calibration import Pictures, input_scales, observe
 
-    pictures = Pictures(Path(calibrate), job.scenes.height, job.scenes.width)
+    pictures = Pictures(
+        Path(calibrate), job.scenes.height, job.scenes.width, mode=parse_mode(job.scenes.mode)
+    )
     statistics = observe(job.config, job.source, pictures, job.report)
     seen = [name for name in linears if name in statistics.layers]
     return input_scales(statistics, seen, DEFAULT_INPUT_RANGE, job.precision)

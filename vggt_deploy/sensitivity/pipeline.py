@@ -32,6 +32,7 @@ from vggt_deploy.progress import Progress, silent
 from vggt_deploy.quantize.plan import LayerInfo, layers_in, plan
 from vggt_deploy.quantize.schemes import Activations, Quantization, parse_format, parse_label
 from vggt_deploy.quantize.statistics import model_record
+from vggt_deploy.quantize.treatment import PLAIN
 from vggt_deploy.records import ModelRecord
 from vggt_deploy.sensitivity.local import local_errors
 from vggt_deploy.sensitivity.measure import baseline, losses, measures, run_scenes
@@ -152,10 +153,10 @@ def _check(asked: Quantization, by: str, top: int | None, calibrate: Path | None
         raise UsageError(f"unknown kind of unit {by!r}", f"use one of: {', '.join(UNITS)}")
     if top is not None and top < 1:
         raise UsageError(f"top is {top}", "measure 1 unit or more, or leave it out")
-    if asked.treatment.prepares:
+    if asked.treatment != PLAIN:
         raise UsageError(
-            f"{asked.label}: a treatment of the weights changes several layers together, and here "
-            "one unit is quantized at a time",
+            f"{asked.label}: one unit is quantized at a time here, as its scheme says; a treatment "
+            "changes several layers together, and `search` would not know of it",
             f"measure the plain scheme: {asked.scheme.name}",
         )
     if (asked.activations == "static") != (calibrate is not None):

@@ -26,6 +26,7 @@ from vggt_deploy.sensitivity.table import Entry, entry_line, parse_entry
 QUESTION_NAME = "question.json"
 LOCAL_NAME = "local.json"
 FINISHED_NAME = "finished.jsonl"
+_LINE = 160
 _SHOWN = 5
 
 LocalErrors = dict[tuple[str, str], float]
@@ -67,7 +68,7 @@ class Store:
         if path.is_file():
             changed = list(differences(self._read(path), asked))
             if changed:
-                shown = "\n".join(f"  {line}" for line in changed[:_SHOWN])
+                shown = "\n".join(f"  {_cut(line)}" for line in changed[:_SHOWN])
                 more = f"\n  and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
                 raise CompareError(
                     f"{self.root} answers another question than this one:\n{shown}{more}",
@@ -122,3 +123,8 @@ class Store:
         return CompareError(
             f"{path} can't be read: {error}", "measure again in another folder, with -o DIR"
         )
+
+
+def _cut(line: str) -> str:
+    """A list of a hundred units is no line."""
+    return line if len(line) <= _LINE else f"{line[: _LINE - 3]}..."
