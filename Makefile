@@ -34,9 +34,9 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 
 OWN = $(IMAGES)$(SCENES)
-# compare refuses --calibrate where no scheme has static activations.
-STATIC = $(filter all,$(SCHEMES))$(findstring +static,$(SCHEMES))
-CALIBRATION = $(or $(CALIBRATE),$(if $(OWN),,$(if $(STATIC),$(DEMO)/calibrate)))
+# compare refuses --calibrate where no scheme looks at pictures.
+LOOKS = $(filter all,$(SCHEMES))$(foreach word,+static +smooth +gptq,$(findstring $(word),$(SCHEMES)))
+CALIBRATION = $(or $(CALIBRATE),$(if $(OWN),,$(if $(strip $(LOOKS)),$(DEMO)/calibrate)))
 
 .PHONY: demo test bench bench-rtx bench-accuracy bench-gpu lint clean setup
 .DEFAULT_GOAL := test
