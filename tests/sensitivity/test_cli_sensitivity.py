@@ -64,6 +64,9 @@ def test_the_cure_is_printed_as_an_option() -> None:
     assert "aggregator.frame_blocks.0 <--" not in text
     assert "--exclude 'aggregator.frame_blocks.1.attn.proj'" in text
     assert "0.02 off instead of 0.4" in text
+    trained = BisectResult("int8_pc_sym+qat", 3, 2.0, "scheme", place, 0.41, PLACES, cure=cure)
+    assert "train again: vggt-deploy qat ... --exclude" in _printed(trained)
+    assert "train again" not in text
 
 
 def test_a_sound_artifact_is_told_so_without_an_option() -> None:

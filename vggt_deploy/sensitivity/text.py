@@ -66,11 +66,18 @@ def print_bisect(result: BisectResult, artifact: str, out: Console) -> None:
         cure = result.cure
         out.print(
             f"without these layers the outputs are {cure.error_after:.3g} off instead of "
-            f"{cure.error_before:.3g}:\n  {result.exclude_option}",
+            f"{cure.error_before:.3g}:\n  {_cure(result)}",
             markup=False,
         )
     if result.no_cure is not None:
         out.print(f"no exclusion cures it: {result.no_cure}", markup=False)
+
+
+def _cure(result: BisectResult) -> str:
+    """What to run with: trained weights are exported as they were trained, all of them."""
+    if result.variant.split("+")[-1] == "qat":
+        return f"train again: vggt-deploy qat ... {result.exclude_option}"
+    return result.exclude_option
 
 
 def _verdict(result: BisectResult) -> str:
