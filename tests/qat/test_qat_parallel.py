@@ -14,10 +14,11 @@ import torch
 from vggt_deploy.errors import UsageError
 from vggt_deploy.qat.launch import Place, joined
 from vggt_deploy.qat.pipeline import QatRequest, qat
-from vggt_deploy.qat.recipe import QatRecipe, changed_recipe, recipe_toml
+from vggt_deploy.qat.recipe import QatRecipe, changed_recipe
 from vggt_deploy.qat.state import CHECKPOINT_FILE, LOG_FILE
 from vggt_deploy.quantize.prepared import read_prepared
 from vggt_deploy.quantize.schemes import parse_label
+from vggt_deploy.train.recipe import recipe_toml
 
 MODEL = "random:vggt-tiny"
 

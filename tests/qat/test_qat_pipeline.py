@@ -25,7 +25,7 @@ from vggt_deploy.model.weights import open_weights
 from vggt_deploy.qat import loop, pipeline
 from vggt_deploy.qat.fake import insert_fake
 from vggt_deploy.qat.pipeline import QatRequest, QatResult, folded_model, qat
-from vggt_deploy.qat.recipe import QatRecipe, changed_recipe, recipe_toml
+from vggt_deploy.qat.recipe import QatRecipe, changed_recipe
 from vggt_deploy.qat.state import CHECKPOINT_FILE, LOG_FILE
 from vggt_deploy.quantize.apply import build_quantized
 from vggt_deploy.quantize.plan import layers_in
@@ -33,6 +33,7 @@ from vggt_deploy.quantize.prepared import RECORD_NAME, read_prepared
 from vggt_deploy.quantize.schemes import parse_label
 from vggt_deploy.train.initial import TRAINED_HEADS
 from vggt_deploy.train.loop import MOST_SKIPPED, TrainingError
+from vggt_deploy.train.recipe import recipe_toml
 
 MODEL = "random:vggt-tiny"
 HEIGHT, WIDTH = 42, 56

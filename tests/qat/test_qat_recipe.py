@@ -13,8 +13,8 @@ from vggt_deploy.qat.recipe import (
     changed_recipe,
     load_recipe,
     parse_recipe,
-    recipe_toml,
 )
+from vggt_deploy.train.recipe import recipe_toml
 
 
 def test_the_packaged_recipe_is_read_and_written_back() -> None:

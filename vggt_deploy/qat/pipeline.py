@@ -48,7 +48,7 @@ from vggt_deploy.qat.fake import (
 )
 from vggt_deploy.qat.launch import Place, joined
 from vggt_deploy.qat.loop import QatTrainer, run_steps
-from vggt_deploy.qat.recipe import QatRecipe, recipe_toml
+from vggt_deploy.qat.recipe import QatRecipe
 from vggt_deploy.qat.scenes import read_scenes
 from vggt_deploy.qat.state import CHECKPOINT_FILE, LOG_FILE, load_checkpoint
 from vggt_deploy.quantize.calibration import Pictures
@@ -69,6 +69,7 @@ from vggt_deploy.quantize.treatment import PLAIN
 from vggt_deploy.train.initial import TRAINED_HEADS
 from vggt_deploy.train.pipeline import training_device
 from vggt_deploy.train.pool import worker_count
+from vggt_deploy.train.recipe import recipe_toml
 
 RECIPE_FILE = "qat.toml"
 START_FOLDER = "start"

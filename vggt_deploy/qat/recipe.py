@@ -9,7 +9,6 @@ Read strictly: an unknown or missing key, a wrong type and a value out of range 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import tomllib
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any, Literal, cast
 
 from vggt_deploy import typed_json
 from vggt_deploy.errors import UsageError
-from vggt_deploy.train.recipe import ColourRecipe, OptimizerRecipe
+from vggt_deploy.train.recipe import ColourRecipe, OptimizerRecipe, recipe_text, recipe_toml
 
 RECIPES = Path(__file__).parent / "recipes"
 DEFAULT_RECIPE = RECIPES / "default.toml"
@@ -121,11 +120,7 @@ def _problems(recipe: QatRecipe) -> list[tuple[bool, str]]:
 
 
 def load_recipe(path: Path) -> QatRecipe:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"can't read the recipe {path}: {error}", "give a TOML file") from error
-    return parse_recipe(text, str(path))
+    return parse_recipe(recipe_text(path), str(path))
 
 
 def parse_recipe(text: str, where: str = "recipe") -> QatRecipe:
@@ -135,18 +130,6 @@ def parse_recipe(text: str, where: str = "recipe") -> QatRecipe:
     except tomllib.TOMLDecodeError as error:
         raise _refuse(f"{where} is not TOML: {error}") from error
     return cast(QatRecipe, typed_json.decode(QatRecipe, table, where, _refuse))
-
-
-def recipe_toml(recipe: QatRecipe) -> str:
-    """The TOML text of a recipe: plain values, then a table per part."""
-    lines, tables = [], []
-    for key, value in dataclasses.asdict(recipe).items():
-        if isinstance(value, dict):
-            rows = "".join(f"{name} = {_toml(item)}\n" for name, item in value.items())
-            tables.append(f"\n[{key}]\n{rows}")
-        else:
-            lines.append(f"{key} = {_toml(value)}\n")
-    return "".join([*lines, *tables])
 
 
 def changed_recipe(
@@ -176,11 +159,6 @@ def changed_recipe(
 
 def _refuse_option(problem: str) -> UsageError:
     return UsageError(problem, "check --epochs, --lr, --task-loss, --seed and --precision")
-
-
-def _toml(value: Any) -> str:
-    """Strings, numbers and lists of them are written alike in JSON and TOML, but for 1e-06."""
-    return repr(value) if isinstance(value, float) else json.dumps(value)
 
 
 def _numbers(value: Any) -> list[float]:

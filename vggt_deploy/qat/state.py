@@ -10,17 +10,15 @@ holds no random state: what a step draws depends on its number alone.
 from __future__ import annotations
 
 import csv
-import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vggt_deploy.errors import ArtifactError
+from vggt_deploy.train.state import read_content, write_content
 
 CHECKPOINT_FILE = "qat_checkpoint.pt"
 LOG_FILE = "qat_log.csv"
@@ -85,12 +83,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, question: Mapping[str, st
         "probe_loss": checkpoint.probe_loss,
         "window": vars(checkpoint.window),
     }
-    partial = run / f".{CHECKPOINT_FILE}.partial"
-    with partial.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(run / CHECKPOINT_FILE)
+    write_content(run, CHECKPOINT_FILE, content)
 
 
 def load_checkpoint(run: Path, question: Mapping[str, str]) -> Checkpoint:
@@ -100,18 +93,7 @@ def load_checkpoint(run: Path, question: Mapping[str, str]) -> Checkpoint:
         ArtifactError: there is none, it is damaged, or it is of another question.
     """
     path = run / CHECKPOINT_FILE
-    if not path.is_file():
-        raise ArtifactError(f"{run} holds no {CHECKPOINT_FILE}", "train without --resume")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ArtifactError(
-            f"{path} is damaged: {error}", "train anew into another folder, without --resume"
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ArtifactError(
-            f"{path} is no checkpoint of this version", "train anew into another folder"
-        )
+    content = read_content(run, CHECKPOINT_FILE, _FORMAT)
     asked = content["question"]
     for name, answer in question.items():
         if asked.get(name) != answer:

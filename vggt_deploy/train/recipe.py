@@ -16,11 +16,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from vggt_deploy import typed_json
 from vggt_deploy.errors import UsageError
 from vggt_deploy.model.config import get_config
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 RECIPES = Path(__file__).parent / "recipes"
 VALIDATION_SEED = 900_000  # the scenes that the log's scores are of begin here
@@ -253,11 +256,15 @@ def named_recipe(config: str) -> Path:
 
 
 def load_recipe(path: Path) -> TrainingRecipe:
+    return parse_recipe(recipe_text(path), str(path))
+
+
+def recipe_text(path: Path) -> str:
+    """The content of a recipe's file, of any kind of recipe."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"can't read the recipe {path}: {error}", "give a TOML file") from error
-    return parse_recipe(text, str(path))
 
 
 def parse_recipe(text: str, where: str = "recipe") -> TrainingRecipe:
@@ -269,8 +276,8 @@ def parse_recipe(text: str, where: str = "recipe") -> TrainingRecipe:
     return cast(TrainingRecipe, typed_json.decode(TrainingRecipe, table, where, _refuse))
 
 
-def recipe_toml(recipe: TrainingRecipe) -> str:
-    """The TOML text of a recipe: plain values, then a table per part."""
+def recipe_toml(recipe: DataclassInstance) -> str:
+    """The TOML text of a recipe of any kind: plain values, then a table per part."""
     lines, tables = [], []
     for key, value in dataclasses.asdict(recipe).items():
         if isinstance(value, dict):

@@ -110,6 +110,11 @@ def save_checkpoint(
         "optimizer": dict(checkpoint.optimizer),
         "window": vars(checkpoint.window),
     }
+    write_content(run, name, content)
+
+
+def write_content(run: Path, name: str, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint's content so that the file is the old one or the whole new one."""
     partial = run / f".{name}.partial"
     with partial.open("wb") as file:
         torch.save(content, file)
@@ -118,11 +123,11 @@ def save_checkpoint(
     partial.rename(run / name)
 
 
-def load_checkpoint(run: Path, recipe: TrainingRecipe, name: str = CHECKPOINT_FILE) -> Checkpoint:
-    """The checkpoint of a run of this very recipe.
+def read_content(run: Path, name: str, wanted_format: object) -> dict[str, Any]:
+    """What `write_content` wrote under "format": `wanted_format`; tensors and plain values alone.
 
     Raises:
-        ArtifactError: there is none, it is damaged, or it is of another recipe.
+        ArtifactError: there is none, it is damaged, or of another version.
     """
     path = run / name
     if not path.is_file():
@@ -133,10 +138,21 @@ def load_checkpoint(run: Path, recipe: TrainingRecipe, name: str = CHECKPOINT_FI
         raise ArtifactError(
             f"{path} is damaged: {error}", "train anew into another folder, without --resume"
         ) from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    if not isinstance(content, dict) or content.get("format") != wanted_format:
         raise ArtifactError(
             f"{path} is no checkpoint of this version", "train anew into another folder"
         )
+    return content
+
+
+def load_checkpoint(run: Path, recipe: TrainingRecipe, name: str = CHECKPOINT_FILE) -> Checkpoint:
+    """The checkpoint of a run of this very recipe.
+
+    Raises:
+        ArtifactError: there is none, it is damaged, or it is of another recipe.
+    """
+    path = run / name
+    content = read_content(run, name, _FORMAT)
     if content["recipe"] != recipe_toml(recipe):
         raise ArtifactError(
             f"{path} is of another recipe: {_first_difference(content['recipe'], recipe)}",
