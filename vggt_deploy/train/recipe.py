@@ -16,14 +16,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from vggt_deploy import typed_json
 from vggt_deploy.errors import UsageError
 from vggt_deploy.model.config import get_config
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 RECIPES = Path(__file__).parent / "recipes"
 VALIDATION_SEED = 900_000  # the scenes that the log's scores are of begin here
@@ -276,8 +273,8 @@ def parse_recipe(text: str, where: str = "recipe") -> TrainingRecipe:
     return cast(TrainingRecipe, typed_json.decode(TrainingRecipe, table, where, _refuse))
 
 
-def recipe_toml(recipe: DataclassInstance) -> str:
-    """The TOML text of a recipe of any kind: plain values, then a table per part."""
+def recipe_toml(recipe: Any) -> str:
+    """The TOML text of a recipe, a dataclass of any kind: plain values, then a table per part."""
     lines, tables = [], []
     for key, value in dataclasses.asdict(recipe).items():
         if isinstance(value, dict):
