@@ -49,7 +49,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo '== installing into $(VENV) (once; minutes, PyTorch is large)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint constraints.txt --editable '.[cpu,rtx,test]'
+	  --constraint constraints.txt --editable '.[cpu,rtx,eth3d,ray,test]'
 	@touch $@
 
 # Seeds from 1 000 000 on are in no training, the family hall is in none at all, and what static

@@ -12,6 +12,8 @@ from PIL import Image
 
 from vggt_deploy.data.synthetic import render_views
 
+pytest_plugins = ("fake_comparison",)  # in tests/support
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Under nohup, or in the background of a script, Ctrl-C is ignored, and all that the tests start

@@ -99,7 +99,7 @@ def print_artifact(
 
 def print_report(report: ComparisonReport, out: Console) -> None:
     """The summary of a comparison, as written to its folder, and where the rest is."""
-    from vggt_deploy.compare.summary import summary_text
+    from vggt_deploy.report.summary import summary_text
 
     out.print(summary_text(report), markup=False, soft_wrap=True)
     out.print(f"summary, numbers, plots and pictures: {report.folder}", markup=False)

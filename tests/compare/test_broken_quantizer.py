@@ -69,8 +69,7 @@ def compared(
 
     monkeypatch.setattr(asking, "run_process", run_here)
     monkeypatch.setattr(worker, "die_with_parent", lambda parent: None)
-    monkeypatch.setattr(pipeline, "draw_plots", lambda report: None)  # seconds each time
-    monkeypatch.setattr(pipeline, "draw_depth_pictures", lambda *_: None)
+    monkeypatch.setattr(pipeline, "draw", lambda *_: None)  # seconds each time
 
     def run(fault: Fault | None, runtimes: str) -> GateResult:
         if fault is not None:

@@ -19,12 +19,12 @@ from vggt_deploy.compare.jobs import LayerPatterns, MeasureJob, ModelQuestion
 from vggt_deploy.compare.measures import BuildMeasure, GpuMeasure
 from vggt_deploy.compare.report import ComparisonReport
 from vggt_deploy.compare.subjects import make_subject
-from vggt_deploy.compare.summary import summary_text
 from vggt_deploy.compare.variants import Variant, parse_variants
 from vggt_deploy.engines.tensorrt import timing
 from vggt_deploy.errors import CompareError, UsageError
 from vggt_deploy.manifest import read_manifest, write_manifest
 from vggt_deploy.records import FramesRange
+from vggt_deploy.report.summary import summary_text
 
 RTX = "tensorrt-rtx/int8_pc_sym"
 ASKED: dict[str, Any] = {
@@ -350,7 +350,7 @@ def test_tensorrt_rtx_without_a_gpu(
 ) -> None:
     """Exported, built and proven for real; that it was not run, and why, is in the row."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # on a machine with a GPU the same test
-    monkeypatch.setattr(pipeline, "draw_plots", lambda report: None)  # seconds each time
+    monkeypatch.setattr(pipeline, "draw", lambda *_: None)  # seconds each time
     write_pictures(tmp_path / "pictures", 2, size=(112, 84))
     report = compare_tiny(tmp_path)
     row = report.rows[1]

@@ -17,6 +17,7 @@ from vggt_deploy.compare.gates import Gates, Limits, Protocol, default_gates, lo
 from vggt_deploy.compare.measures import Failure
 from vggt_deploy.compare.metrics import TensorMetrics
 from vggt_deploy.compare.paired import Difference, TruthLoss
+from vggt_deploy.compare.protocol import MetricProtocol
 from vggt_deploy.compare.report import SCHEMA, ComparisonReport, Row
 from vggt_deploy.compare.truth import TruthMean
 from vggt_deploy.errors import GateError, UsageError
@@ -89,6 +90,7 @@ def made_report(*rows: Row, **question: Any) -> ComparisonReport:
         rows=(made_row("torch/fp32"), *rows),
         recommendations=(),
         notes=(),
+        protocol=MetricProtocol("", "", "", "", ""),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_comparison import FAKE_WORKER
 from typer.testing import CliRunner
 
 import vggt_deploy.api as api
@@ -36,13 +37,12 @@ def call(fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
     genuine = api.compare
 
     def with_fakes(model: str, images: Path | None, **request: Any) -> Any:
-        worker = Path(__file__).with_name("fake_worker.py")
+        worker = FAKE_WORKER
         command = (sys.executable, str(worker), str(fake.plan_path))
         return genuine(model, images, **request, worker_command=command)
 
     monkeypatch.setattr(api, "compare", with_fakes)
-    monkeypatch.setattr("vggt_deploy.compare.pipeline.draw_plots", lambda report: None)
-    monkeypatch.setattr("vggt_deploy.compare.pipeline.draw_depth_pictures", lambda *_: None)
+    monkeypatch.setattr("vggt_deploy.compare.pipeline.draw", lambda *_: None)
 
     def run(*options: str) -> Any:
         arguments = ["--scenes", str(tmp_path / "scene"), "-o", str(fake.folder)]

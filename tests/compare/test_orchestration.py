@@ -6,14 +6,15 @@ import json
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_comparison import FAKE_WORKER
 from PIL import Image
 
 from vggt_deploy.compare import read_report
+from vggt_deploy.compare.report import SCHEMA
 from vggt_deploy.errors import CompareError, ImageError, UsageError
 
 ALL = [
@@ -61,8 +62,8 @@ def test_a_report_of_a_newer_schema_is_refused(fake: Any) -> None:
     fake.run(schemes="fp32")
     path = fake.folder / "comparison_report.json"
     data = json.loads(path.read_text())
-    path.write_text(json.dumps(data | {"schema": 5}))
-    with pytest.raises(CompareError, match="schema 5"):
+    path.write_text(json.dumps(data | {"schema": SCHEMA + 1}))
+    with pytest.raises(CompareError, match=f"schema {SCHEMA + 1}"):
         read_report(path)
     del data["rows"]
     path.write_text(json.dumps(data))
@@ -204,7 +205,7 @@ def test_the_parent_imports_no_torch(fake: Any) -> None:
             "fake-model", {str(fake.images)!r}, output_dir={str(fake.folder)!r},
             schemes="int8_pc_sym", runtimes="onnxruntime,tensorrt-rtx", device="rtx4090",
             width=56, threads=1, console=Console(quiet=True),
-            worker_command=({sys.executable!r}, {str(Path(__file__).with_name("fake_worker.py"))!r},
+            worker_command=({sys.executable!r}, {str(FAKE_WORKER)!r},
                             {str(fake.plan_path)!r}),
         )
         heavy = {{"torch", "onnx", "onnxruntime", "onnxscript", "tensorrt_rtx", "cuda"}}

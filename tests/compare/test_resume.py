@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_comparison import FAKE_WORKER
 from PIL import Image
 
 from vggt_deploy.artifact import locked
@@ -24,7 +25,7 @@ from vggt_deploy.errors import ArtifactError, CompareError
 
 def spawn(fake: Any) -> subprocess.Popen[bytes]:
     """The same comparison as `fake.run()`, in a process that can be killed."""
-    worker = Path(__file__).with_name("fake_worker.py")
+    worker = FAKE_WORKER
     script = (
         "from rich.console import Console\n"
         "from vggt_deploy.compare import compare\n"

@@ -14,20 +14,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_comparison import FAKE_WORKER
 from PIL import Image
 from rich.console import Console
 
 from vggt_deploy.compare import compare, judging, pipeline, read_report
 from vggt_deploy.compare.geometry import Angles, GeometryMetrics, PoseErrors, mean_geometry
+from vggt_deploy.compare.report import SCHEMA
 from vggt_deploy.compare.scenes import find_scenes, read_scenes
 from vggt_deploy.compare.state import Folder
-from vggt_deploy.compare.summary import summary_text
 from vggt_deploy.compare.truth import truth_metrics
 from vggt_deploy.compare.variants import REFERENCE
 from vggt_deploy.data.eth3d import write_scene
 from vggt_deploy.data.folders import scene_roots
 from vggt_deploy.data.synthetic import render_views
 from vggt_deploy.errors import CompareError, ImageError, SceneError, UsageError
+from vggt_deploy.report.summary import summary_text
 
 VIEWS, HEIGHT, WIDTH = 3, 42, 56
 INCHES = {2: 8.2, 3: 11.8}  # of the plots, by rows of panels: those of the truth are the third
@@ -275,7 +277,7 @@ def test_killed_half_way_and_resumed_gives_the_same_report(
     schemes = "int8_pc_sym,int4_g128"
     whole = fake_scenes(rendered, schemes=schemes, output_dir=tmp_path / "whole")
     fake.plan({"torch/int4_g128": "signal parent"})
-    worker = Path(__file__).with_name("fake_worker.py")
+    worker = FAKE_WORKER
     script = (
         "from rich.console import Console\n"
         "from vggt_deploy.compare import compare\n"
@@ -339,8 +341,7 @@ def test_the_tiny_model_on_two_scenes(
 
     from vggt_deploy.model.weights import load_model
 
-    monkeypatch.setattr(pipeline, "draw_plots", lambda report: None)  # seconds each time
-    monkeypatch.setattr(pipeline, "draw_depth_pictures", lambda *_: None)
+    monkeypatch.setattr(pipeline, "draw", lambda *_: None)  # seconds each time
     report = compare(
         "random:vggt-tiny",
         scenes=[rendered],
@@ -371,4 +372,4 @@ def test_the_tiny_model_on_two_scenes(
     assert row.truth.scenes == row.truth_loss.point_error.n == 2
     assert row.truth_loss.point_error.mean != 0.0  # it is quantized, and that shows
     assert abs(row.truth_loss.point_error.mean) < 0.1
-    assert json.loads((report.folder / "comparison_report.json").read_text())["schema"] == 4
+    assert json.loads((report.folder / "comparison_report.json").read_text())["schema"] == SCHEMA

@@ -138,7 +138,7 @@ def test_no_argument_is_a_variable_that_bash_sets_itself(path: Path) -> None:
 def test_dependencies_are_installed_before_sources_are_copied() -> None:
     items = read_dockerfile((ROOT / "docker" / "Dockerfile").read_text())
     texts = [f"{item.name} {item.text}" for item in items]
-    install = next(i for i, text in enumerate(texts) if "'.[cpu,rtx,test]'" in text)
+    install = next(i for i, text in enumerate(texts) if "'.[cpu,rtx,eth3d,ray,test]'" in text)
     sources = next(i for i, text in enumerate(texts) if re.fullmatch(r"COPY \S+ \. \.", text))
     stamp = next(i for i, text in enumerate(texts) if text == 'RUN touch "$VENV/.installed"')
     assert install < sources < stamp
@@ -149,7 +149,7 @@ def test_the_image_makes_the_environment_that_make_looks_for() -> None:
     make = (ROOT / "Makefile").read_text()
     assert "VENV ?= " in make, "the image sets VENV"
     assert re.search(r"^STAMP := \$\(VENV\)/\.installed$", make, re.MULTILINE)
-    assert "--constraint constraints.txt --editable '.[cpu,rtx,test]'" in make
+    assert "--constraint constraints.txt --editable '.[cpu,rtx,eth3d,ray,test]'" in make
     assert re.search(r"^\$\(STAMP\): pyproject.toml constraints.txt$", make, re.MULTILINE)
 
 

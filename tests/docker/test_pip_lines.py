@@ -38,7 +38,7 @@ RTX = (
 EVERYTHING = (
     "Dockerfile",
     "final",
-    "python -m pip install -c constraints.txt -e '.[cpu,rtx,test]'",
+    "python -m pip install -c constraints.txt -e '.[cpu,rtx,eth3d,ray,test]'",
 )
 BINDINGS_BUILD = (
     "Dockerfile.jetson",

@@ -8,6 +8,7 @@ to do about them. Nothing heavy is imported before a command needs it: `--help` 
 from vggt_deploy.cli import (  # isort: skip
     calibration,
     models,
+    comparing,
     engines,
     shipping,
     machine,
@@ -22,6 +23,7 @@ from vggt_deploy.cli.app import app, main
 __all__ = [
     "app",
     "calibration",
+    "comparing",
     "engines",
     "machine",
     "main",

@@ -25,8 +25,8 @@ from typing import Literal
 from vggt_deploy.compare.gates import Gates, Limits, Protocol
 from vggt_deploy.compare.paired import Difference
 from vggt_deploy.compare.report import ComparisonReport, Row
-from vggt_deploy.compare.text import number, table, wrap
 from vggt_deploy.errors import GateError
+from vggt_deploy.report.text import number, table, wrap
 
 Verdict = Literal["within", "beyond", "failed", "not measured", "not run"]
 BROKEN: tuple[Verdict, ...] = ("beyond", "failed", "not measured")

@@ -25,20 +25,19 @@ from vggt_deploy.compare.calibration import ask_calibration
 from vggt_deploy.compare.devices import ask_device
 from vggt_deploy.compare.environment import describe_environment, usable_cpus
 from vggt_deploy.compare.jobs import LayerPatterns, ModelQuestion
-from vggt_deploy.compare.pictures import draw_depth_pictures
-from vggt_deploy.compare.plots import draw_plots
+from vggt_deploy.compare.protocol import protocol_of
 from vggt_deploy.compare.question import Settings, build_question
 from vggt_deploy.compare.recommend import recommend
 from vggt_deploy.compare.report import SCHEMA, ComparisonReport, Row, write_report
 from vggt_deploy.compare.rows import Sweep
 from vggt_deploy.compare.scenes import Scenes, check_asked, find_scenes, read_scenes
 from vggt_deploy.compare.state import Folder, begin, check_folder
-from vggt_deploy.compare.summary import write_summary
 from vggt_deploy.compare.variants import parse_variants
 from vggt_deploy.errors import CompareError
 from vggt_deploy.model.config import get_config
 from vggt_deploy.outputs import OUTPUT_GROUPS, output_groups
 from vggt_deploy.quantize.methods import DEFAULT_METHOD
+from vggt_deploy.report.write import draw, write_texts
 
 WORKER = (sys.executable, "-m", "vggt_deploy.compare.worker")
 
@@ -164,6 +163,7 @@ def compare(
         begin(folder, question, resume=resume, overwrite=overwrite)
         for number, scene in enumerate(read.items):
             scene.save(folder.images(number))
+            scene.save_truth(folder.truth(number))
         sweep = Sweep(settings, folder, read, identity, tuple(worker_command), console)
         with _full_disk_explained(folder.root):
             rows = sweep.run()
@@ -204,10 +204,10 @@ def _report(
         rows=rows,
         recommendations=recommend(rows, random_weights=random_weights),
         notes=(scenes.note, *(item.note for item in asked if item is not None)),
+        protocol=protocol_of(scenes),
     )
     write_report(report)
-    write_summary(report)
-    console.print("drawing the plots and the depth pictures", highlight=False)
-    draw_plots(report)
-    draw_depth_pictures(report, folder, settings.variants)
+    write_texts(report)
+    console.print("drawing the plots, the depth pictures and the page", highlight=False)
+    draw(report, folder)
     return report

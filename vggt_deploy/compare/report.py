@@ -18,13 +18,30 @@ from vggt_deploy.compare.jobs import write_json
 from vggt_deploy.compare.measures import BuildMeasure, ExportMeasure, Failure, Measured
 from vggt_deploy.compare.metrics import TensorMetrics
 from vggt_deploy.compare.paired import TruthLoss
+from vggt_deploy.compare.protocol import MetricProtocol
 from vggt_deploy.compare.truth import TruthMean, TruthMetrics
+from vggt_deploy.compare.variants import Runtime, Variant
 from vggt_deploy.errors import CompareError
+from vggt_deploy.quantize.schemes import Activations
 
-SCHEMA = 4
+SCHEMA = 5
 REPORT_NAME = "comparison_report.json"
 SUMMARY_NAME = "comparison_summary.txt"
 PLOTS_NAME = "comparison_plots.png"
+PAGE_NAME = "report.html"
+CSV_NAME = "comparison_report.csv"
+MARKDOWN_NAME = "comparison_report.md"
+EXPERIMENT_NAME = "experiment_report.md"
+# All that a comparison writes beside its folders, and may write anew.
+FILES = (
+    REPORT_NAME,
+    SUMMARY_NAME,
+    PLOTS_NAME,
+    PAGE_NAME,
+    CSV_NAME,
+    MARKDOWN_NAME,
+    EXPERIMENT_NAME,
+)
 
 # "not run": the runtime or the device that the variant needs is not here.
 Status = Literal["done", "failed", "refused", "not run"]
@@ -58,9 +75,9 @@ class Row:
     truth_loss  what it lost there against PyTorch FP32, scene by scene; zeros for FP32 itself
     """
 
-    runtime: str
+    runtime: Runtime
     scheme: str
-    activations: str
+    activations: Activations
     status: Status
     support: str
     failure: Failure | None = None
@@ -83,11 +100,14 @@ class Row:
         return self.build.bytes_total if self.build is not None else None
 
     @property
+    def variant(self) -> Variant:
+        """What it is the row of."""
+        return Variant(self.runtime, self.scheme, self.activations, self.treatment)
+
+    @property
     def label(self) -> str:
         """As `Variant.label`."""
-        mode = () if self.activations == "float" else (self.activations,)
-        words = (self.treatment,) if self.treatment else ()
-        return f"{self.runtime}/{'+'.join((self.scheme, *mode, *words))}"
+        return self.variant.label
 
     @property
     def finite(self) -> bool:
@@ -156,6 +176,7 @@ class ComparisonReport:
     rows: tuple[Row, ...]
     recommendations: tuple[Recommendation, ...]
     notes: tuple[str, ...]
+    protocol: MetricProtocol
 
     @property
     def reference(self) -> Row:
@@ -255,4 +276,5 @@ def _decode(data: dict[str, Any], folder: Path) -> ComparisonReport:
         rows=tuple(rows),
         recommendations=tuple(Recommendation(**r) for r in data["recommendations"]),
         notes=tuple(data["notes"]),
+        protocol=MetricProtocol.from_json(data["protocol"]),
     )

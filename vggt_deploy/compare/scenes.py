@@ -20,7 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_deploy.data.folders import ETH3D_FOLDERS, ImageFolder, find_images, scene_roots
-from vggt_deploy.data.ground_truth import GroundTruth, ground_truth, no_truth_because
+from vggt_deploy.data.ground_truth import (
+    GroundTruth,
+    ground_truth,
+    no_truth_because,
+    write_truth,
+)
 from vggt_deploy.data.images import ImageBatch, load_images
 from vggt_deploy.errors import SceneError, UsageError
 from vggt_deploy.records import FramesRange
@@ -59,6 +64,12 @@ class Scene:
         with temporary.open("wb") as file:
             np.save(file, self.pixels)
         temporary.replace(path)
+
+    def save_truth(self, path: Path) -> None:
+        """Write what is known, for pages that are drawn after the comparison."""
+        path.unlink(missing_ok=True)
+        if self.truth is not None:
+            write_truth(path, self.truth)
 
     def to_json(self) -> dict[str, Any]:
         """The part of the question that this scene is."""

@@ -2,7 +2,7 @@
 
     question.json            what was asked; written before anything is measured
     rows/<variant>.json      one finished row, written whole
-    work/                    the pictures as arrays, jobs, answers
+    work/                    the pictures and the truth as arrays, jobs, answers
     outputs/<variant>.npz    what each variant computed of the first scene; of the further ones
     outputs/torch-fp32.<scene number>.npz    the reference alone is kept: rows are held against it
     artifacts/<scheme>/      the exported artifacts
@@ -26,14 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from vggt_deploy.compare.jobs import write_json
-from vggt_deploy.compare.report import PLOTS_NAME, REPORT_NAME, SUMMARY_NAME, Row
+from vggt_deploy.compare.report import FILES, Row
 from vggt_deploy.compare.variants import REFERENCE, Variant
 from vggt_deploy.errors import CompareError
 
 QUESTION_NAME = "question.json"
 _FOLDERS = ("rows", "work", "outputs", "artifacts", "logs", "depth")
 _ENGINES = "engines"  # made by the first engine that is built
-_FILES = (REPORT_NAME, SUMMARY_NAME, PLOTS_NAME, QUESTION_NAME)
 _SHOWN_DIFFERENCES = 5
 
 
@@ -59,6 +58,10 @@ class Folder:
     def images(self, scene: int = 0) -> Path:
         """Pixels of the scene of that number."""
         return self.work / f"images{_numbered(scene)}.npy"
+
+    def truth(self, scene: int = 0) -> Path:
+        """True cameras and depth of the scene of that number, where they are known (.npz)."""
+        return self.work / f"truth{_numbered(scene)}.npz"
 
     @property
     def calibration(self) -> Path:
@@ -135,7 +138,7 @@ def begin(folder: Folder, question: dict[str, Any], *, resume: bool, overwrite: 
         for name in (*_FOLDERS, _ENGINES):
             if (folder.root / name).exists():
                 shutil.rmtree(folder.root / name)
-        for name in _FILES:
+        for name in (*FILES, QUESTION_NAME):
             (folder.root / name).unlink(missing_ok=True)
     if resume and path.is_file():
         changed = list(differences(_read_question(path), question))

@@ -9,9 +9,11 @@ a surface and infinity, there is no depth.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +75,34 @@ def ground_truth(
         depth=_depths(frames, placements, height, width),
         note=scene.note,
     )
+
+
+def write_truth(path: Path, truth: GroundTruth) -> None:
+    """Keep it in an .npz file, whole or not at all."""
+    arrays: dict[str, NDArray[Any]] = {
+        "extrinsic": truth.extrinsic,
+        "intrinsic": truth.intrinsic,
+        "note": np.array(truth.note),
+    }
+    if truth.depth is not None:
+        arrays["depth"] = truth.depth
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes bools alone
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_truth(path: Path) -> GroundTruth:
+    """Read what `write_truth` wrote; a SceneError for anything else."""
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            depth = file.get("depth")
+            return GroundTruth(file["extrinsic"], file["intrinsic"], depth, str(file["note"]))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise SceneError(f"the truth in {path} can't be read: {error}", "compare again") from error
 
 
 def no_truth_because(paths: Sequence[Path]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vggt_deploy.compare.report import ComparisonReport
-from vggt_deploy.compare.text import megabytes, table, wrap
+from vggt_deploy.report.text import megabytes, table, wrap
 
 HOW_ENGINES = """\
 engines    built for the device profile, one process each: seconds of the whole build, peak of its

@@ -1,4 +1,7 @@
-"""A comparison whose workers are fake: pictures, a plan of how each variant behaves, a call log."""
+"""A comparison whose workers are fake: pictures, a plan of how each variant behaves, a call log.
+
+A plugin of tests/conftest.py, since the tests of `compare` and of `report` both use it.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ class Fake:
         return lines
 
     def run(self, *, draw: bool = False, **changes: Any) -> ComparisonReport:
-        """Compare; without `draw`, the plots and pictures (seconds each time) are left out."""
+        """Compare; without `draw`, plots, pictures and page (seconds each time) are left out."""
         request: dict[str, Any] = {
             "output_dir": self.folder,
             "schemes": "fp32,int8_pc_sym,int4_g128",
@@ -63,8 +66,7 @@ class Fake:
         }
         with self.monkeypatch.context() as patch:
             if not draw:
-                patch.setattr(pipeline, "draw_plots", lambda report: None)
-                patch.setattr(pipeline, "draw_depth_pictures", lambda *_: None)
+                patch.setattr(pipeline, "draw", lambda *_: None)
             return compare("fake-model", self.images, **(request | changes))
 
 

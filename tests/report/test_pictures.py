@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vggt_deploy.compare import pictures
-from vggt_deploy.compare.pictures import BAD, _coloured, _fit, _range, _sheet
+from vggt_deploy.report import pictures
+from vggt_deploy.report.pictures import BAD, _coloured, _fit, _range, _sheet
 
 
 def _tile(sheet: Image.Image, column: int, tile_width: int) -> np.ndarray:

@@ -34,16 +34,14 @@ Pixels = NDArray[np.uint8]
 Map = NDArray[np.floating[Any]]
 
 
-def draw_depth_pictures(
-    report: ComparisonReport, folder: Folder, variants: Sequence[Variant]
-) -> tuple[Path, ...]:
+def draw_depth_pictures(report: ComparisonReport, folder: Folder) -> tuple[Path, ...]:
     """Write the pictures of all finished variants; nothing where depth was not asked for."""
     if "depth" not in report.question["outputs"]:
         return ()
     done = [
         variant
-        for variant, row in zip(variants, report.rows, strict=True)
-        if row.status == "done" and variant != REFERENCE
+        for row in report.rows
+        if row.status == "done" and (variant := row.variant) != REFERENCE
     ]
     images = np.load(folder.images())
     reference = _depth(folder, REFERENCE)

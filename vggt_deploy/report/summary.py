@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vggt_deploy.compare.contention import NOISY_SHARE
-from vggt_deploy.compare.engine_sections import HOW_ENGINES, engine_lines, not_run_lines
 from vggt_deploy.compare.metrics import CROSS_ENTROPY_REASON
 from vggt_deploy.compare.recommend import (
     ENOUGH_SCENES,
@@ -20,8 +19,9 @@ from vggt_deploy.compare.recommend import (
     slower_than,
 )
 from vggt_deploy.compare.report import SUMMARY_NAME, ComparisonReport, Row
-from vggt_deploy.compare.text import megabytes, number, table, wrap
-from vggt_deploy.compare.truth_sections import HOW_TRUTH, loss_lines, truth_lines
+from vggt_deploy.report.engine_sections import HOW_ENGINES, engine_lines, not_run_lines
+from vggt_deploy.report.text import megabytes, number, table, wrap
+from vggt_deploy.report.truth_sections import HOW_TRUTH, loss_lines, truth_lines
 
 MAX_LINE = 160
 FEWEST_CALLS = 3

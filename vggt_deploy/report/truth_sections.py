@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vggt_deploy.compare.paired import Difference
 from vggt_deploy.compare.report import ComparisonReport, Row
-from vggt_deploy.compare.text import number, table
+from vggt_deploy.report.text import number, table
 
 HOW_TRUTH = """\
 truth      known cameras and depth. AUC@T: relative poses of all pairs, the larger of rotation and

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from vggt_deploy.compare.summary import calibration_notes, summary_text, timing_notes
-from vggt_deploy.compare.text import megabytes, number, table, wrap
+from vggt_deploy.report.summary import calibration_notes, summary_text, timing_notes
+from vggt_deploy.report.text import megabytes, number, table, wrap
 
 
 def test_a_table_is_aligned() -> None:
