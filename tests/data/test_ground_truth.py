@@ -26,8 +26,11 @@ from vggt_deploy.data.ground_truth import (
     moved_depth,
     moved_intrinsic,
     no_truth_because,
+    read_truth,
+    write_truth,
 )
 from vggt_deploy.data.images import ImageBatch, Mode, load_images, place
+from vggt_deploy.data.masks import MaskUse
 from vggt_deploy.data.synthetic import SceneViews
 from vggt_deploy.errors import SceneError, UsageError
 
@@ -389,6 +392,69 @@ def test_measured_depth_agrees_between_two_frames(shared_data: Path, tmp_path: P
     turned = truth.extrinsic.copy()
     turned[:, :, :3] = turned[:, :, :3].transpose(0, 2, 1)
     assert agreement(replace(truth, extrinsic=turned), batch.pixels)[0] < 0.1
+
+
+# --- kept beside a comparison
+
+TRUTHS = {
+    "all": GroundTruth(
+        extrinsic=np.arange(24.0).reshape(2, 3, 4),
+        intrinsic=np.arange(18.0).reshape(2, 3, 3),
+        depth=np.array([[[1, np.inf]], [[2, 3]]], np.float32),
+        note="from a note, with \u00e9",
+        rays=np.array([[[[0.5, -0.25], [np.nan, np.nan]]]] * 2),
+        masks=MaskUse(bits=3, frames=2, pixels=17),
+    ),
+    "cameras": GroundTruth(np.zeros((1, 3, 4)), np.ones((1, 3, 3)), None, ""),
+}
+
+
+@pytest.mark.parametrize("which", TRUTHS)
+def test_a_truth_survives_its_file(tmp_path: Path, which: str) -> None:
+    truth = TRUTHS[which]
+    write_truth(tmp_path / "truth.npz", truth)
+    again = read_truth(tmp_path / "truth.npz")
+    assert (again.note, again.masks) == (truth.note, truth.masks)
+    for name in ("extrinsic", "intrinsic", "depth", "rays"):
+        before, after = getattr(truth, name), getattr(again, name)
+        if before is None:
+            assert after is None
+        else:
+            assert after.dtype == before.dtype
+            np.testing.assert_array_equal(after, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["truth.npz"]
+
+
+def test_a_truth_without_rays_and_masks_is_an_older_file(tmp_path: Path) -> None:
+    with (tmp_path / "old.npz").open("wb") as file:
+        np.savez(file, extrinsic=np.zeros((1, 3, 4)), intrinsic=np.ones((1, 3, 3)), note="old")
+    old = read_truth(tmp_path / "old.npz")
+    assert (old.rays, old.masks, old.depth) == (None, None, None)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "no poses", "short masks", "absent"])
+def test_a_damaged_truth_is_refused(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "truth.npz"
+    write_truth(path, TRUTHS["all"])
+    whole = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "text":
+        path.write_text("none")
+    elif damage == "absent":
+        path.unlink()
+    else:
+        arrays = dict(np.load(path))
+        if damage == "no poses":
+            del arrays["extrinsic"]
+        else:
+            arrays["masks"] = arrays["masks"][:2]
+        with path.open("wb") as file:
+            np.savez(file, **arrays)
+    with pytest.raises(SceneError, match="can't be read"):
+        read_truth(path)
 
 
 # --- what is not there, and what does not fit

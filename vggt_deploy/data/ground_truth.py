@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from vggt_deploy.data.eth3d import Eth3dFrame, read_depth, read_frames, scene_of
 from vggt_deploy.data.eth3d import why_without_calibration as _why_without_calibration
 from vggt_deploy.data.images import Placement
+from vggt_deploy.data.masks import MaskUse
 from vggt_deploy.errors import SceneError, UsageError
 from vggt_deploy.geometry import Doubles
 
@@ -33,12 +34,18 @@ class GroundTruth:
     intrinsic: [S, 3, 3], pixels, the first pixel's centre at (0.5, 0.5)
     depth: [S, H, W] along the optical axis, inf where unknown or padded; None if no picture has any
     note: where it is from and what is missing
+    rays: [S, H, W, 2], x / z and y / z at each pixel's centre, for pictures of a lens that no
+        matrix describes (`intrinsic` is then its linear part alone); NaN where a pixel has none;
+        None: pinhole cameras, rays by `intrinsic`
+    masks: what masks took from the depth; None where no mask was looked for or found
     """
 
     extrinsic: Doubles
     intrinsic: Doubles
     depth: NDArray[np.float32] | None
     note: str
+    rays: Doubles | None = None
+    masks: MaskUse | None = None
 
 
 def ground_truth(
@@ -86,6 +93,10 @@ def write_truth(path: Path, truth: GroundTruth) -> None:
     }
     if truth.depth is not None:
         arrays["depth"] = truth.depth
+    if truth.rays is not None:
+        arrays["rays"] = truth.rays
+    if truth.masks is not None:
+        arrays["masks"] = np.array(astuple(truth.masks), dtype=np.int64)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -99,9 +110,16 @@ def read_truth(path: Path) -> GroundTruth:
     """Read what `write_truth` wrote; a SceneError for anything else."""
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            depth = file.get("depth")
-            return GroundTruth(file["extrinsic"], file["intrinsic"], depth, str(file["note"]))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            counts = file.get("masks")
+            return GroundTruth(
+                extrinsic=file["extrinsic"],
+                intrinsic=file["intrinsic"],
+                depth=file.get("depth"),
+                note=str(file["note"]),
+                rays=file.get("rays"),
+                masks=None if counts is None else MaskUse(*map(int, counts)),
+            )
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise SceneError(f"the truth in {path} can't be read: {error}", "compare again") from error
 
 
