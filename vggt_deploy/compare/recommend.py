@@ -49,13 +49,14 @@ from functools import partial
 from typing import Literal
 
 from vggt_deploy.compare.paired import Difference
-from vggt_deploy.compare.report import Recommendation, Row, ratios
+from vggt_deploy.compare.report import Purpose, Recommendation, Row, Said, ratios
 
 NOT_EVIDENCE = "the weights are random: accuracy on random weights is not evidence"
 
 
 Part = Literal["pose", "depth", "points"]
 ENOUGH_SCENES = 5  # from here on the truth alone judges
+PAIRS_LOST = " pairs lost their baseline"
 LEAST_AUC_30 = 20.0  # of FP32, points of percent: below it AUC has too little to lose to judge
 
 
@@ -127,7 +128,7 @@ def loss(row: Row) -> tuple[float, str] | None:
     found = [(v / g.limit, g.name) for g in gates if (v := g.value(row)) is not None]
     pairs = row.geometry.pose.pairs_lost if row.geometry and row.geometry.pose else 0
     if pairs and "pose" not in by_truth:  # the truth counts them as 180 degrees
-        return float("inf"), f"{pairs} pairs lost their baseline"
+        return float("inf"), f"{pairs}{PAIRS_LOST}"
     return max(found) if found else None
 
 
@@ -138,21 +139,31 @@ def _reference_auc_30(row: Row) -> float:
     return 0.0 if lost is None or own is None else own + lost
 
 
-def _by_truth(row: Row) -> str:
+def _by_truth(row: Row) -> Said | None:
     """What the truth says of a row, for the reader of its recommendation."""
-    said = []
-    for name, quantity in (("AUC@30", "auc_30"), ("AbsRel", "abs_rel"), ("points", "point_error")):
-        lost = _lost(row, quantity)
-        if lost is not None:
-            interval = ""
-            if lost.low is not None and lost.high is not None:
-                interval = f" ({lost.low:+.2g} to {lost.high:+.2g})"
-            said.append((lost.n, f"{name} {lost.mean:+.2g}{interval}"))
-    if not said:
-        return ""
-    scenes = max(n for n, _ in said)
-    what = f"{scenes} scenes" if scenes > 1 else "one scene"
-    return f" Lost by the truth of {what}, above 0 is worse: {', '.join(text for _, text in said)}."
+    quantities = (
+        (Said.of("AUC@30"), _lost(row, "auc_30")),
+        (Said.of("AbsRel"), _lost(row, "abs_rel")),
+        (Said.of("points"), _lost(row, "point_error")),
+    )
+    found = [(name, lost) for name, lost in quantities if lost is not None]
+    if not found:
+        return None
+    n = max(lost.n for _, lost in found)
+    lost = tuple(_quantity(name, lost) for name, lost in found)
+    if n == 1:
+        return Said.of("Lost by the truth of one scene, above 0 is worse: {lost}.", lost=lost)
+    return Said.of(
+        "Lost by the truth of {n} scenes, above 0 is worse: {lost}.", n=str(n), lost=lost
+    )
+
+
+def _quantity(name: Said, lost: Difference) -> Said:
+    mean = f"{lost.mean:+.2g}"
+    if lost.low is None or lost.high is None:
+        return Said.of("{name} {mean}", name=name, mean=mean)
+    interval = {"low": f"{lost.low:+.2g}", "high": f"{lost.high:+.2g}"}
+    return Said.of("{name} {mean} ({low} to {high})", name=name, mean=mean, **interval)
 
 
 def recommend(rows: tuple[Row, ...], *, random_weights: bool) -> tuple[Recommendation, ...]:
@@ -160,12 +171,26 @@ def recommend(rows: tuple[Row, ...], *, random_weights: bool) -> tuple[Recommend
     usable = [row for row in rows if row.measured is not None and row.accuracy and row.finite]
     artifacts = [row for row in usable if row.runtime != "torch"]
     within = [row for row in artifacts if random_weights or _passes(row)]
-    caveat = f" Accuracy was not judged: {NOT_EVIDENCE}." if random_weights else ""
     return (
-        _production(within, usable, artifacts, caveat),
-        _edge(within, usable, artifacts, caveat),
+        _production(within, usable, artifacts, random_weights),
+        _edge(within, usable, artifacts, random_weights),
         _accuracy(usable, random_weights),
-        _fastest(usable, caveat),
+        _fastest(usable, random_weights),
+    )
+
+
+def _advice(purpose: Purpose, label: str | None, *said: Said | None) -> Recommendation:
+    """A recommendation of the sentences that there are."""
+    sentences = tuple(one for one in said if one is not None)
+    return Recommendation(purpose, label, " ".join(one.text() for one in sentences), sentences)
+
+
+def _caveat(random_weights: bool) -> Said | None:
+    if not random_weights:
+        return None
+    return Said.of(
+        "Accuracy was not judged: the weights are random: accuracy on random weights is not "
+        "evidence."
     )
 
 
@@ -200,114 +225,166 @@ def surely_faster(row: Row, rows: Iterable[Row]) -> bool:
     return all(_median(row) < other.latency.min_ms for other in others if other is not None)
 
 
-def _spread(row: Row, other: Row) -> str:
+def _spread(row: Row, other: Row) -> Said | None:
     """A warning where the difference of two medians is smaller than their spread."""
     assert row.measured is not None
     assert other.measured is not None
     spread = max(row.measured.latency.iqr_ms, other.measured.latency.iqr_ms)
     if abs(_median(row) - _median(other)) > spread:
-        return ""
-    return " The difference is within the spread of the samples (IQR): measure with more repeats."
+        return None
+    return Said.of(
+        "The difference is within the spread of the samples (IQR): measure with more repeats."
+    )
 
 
-def _unknown(row: Row, usable: Iterable[Row]) -> str:
+def _unknown(row: Row, usable: Iterable[Row]) -> Said | None:
     """A warning where the runtime's own FP32 was not measured, so nothing was held against it."""
     own = f"{row.runtime}/fp32"
     if row.label == own or any(other.label == own for other in usable):
-        return ""
-    return f" {own} was not measured: whether this is faster than that is not known; add fp32."
+        return None
+    return Said.of(
+        "{own} was not measured: whether this is faster than that is not known; add fp32.", own=own
+    )
 
 
-def _none_within(artifacts: list[Row]) -> str:
+def _named(name: str) -> Said:
+    """The name of a gate, or of what stands for one: all of them are in the catalogues."""
+    count = name.removesuffix(PAIRS_LOST)
+    return Said(name) if count == name else Said.of("{n} pairs lost their baseline", n=count)
+
+
+def _none_within(artifacts: list[Row]) -> Said:
     if not artifacts:
-        return "no artifact ran: only PyTorch variants have numbers."
+        return Said.of("no artifact ran: only PyTorch variants have numbers.")
     ranked = [(found[0], row.label, found[1]) for row in artifacts if (found := loss(row))]
     if not ranked:
-        return "no accuracy was measured for any artifact."
-    best = min(ranked)
-    nearest = f"the nearest is {best[1]}, {best[0]:.3g} x the gate ({best[2]})"
-    return f"no artifact is within the gates: {nearest}."
+        return Said.of("no accuracy was measured for any artifact.")
+    value, label, name = min(ranked)
+    return Said.of(
+        "no artifact is within the gates: the nearest is {label}, {value} x the gate ({name}).",
+        label=label,
+        value=f"{value:.3g}",
+        name=_named(name),
+    )
 
 
 def _production(
-    within: list[Row], usable: list[Row], artifacts: list[Row], caveat: str
+    within: list[Row], usable: list[Row], artifacts: list[Row], random_weights: bool
 ) -> Recommendation:
-    baselines = _fp32(usable)
+    caveat = _caveat(random_weights)
     fast = [row for row in within if row.scheme != "fp32" and surely_faster(row, usable)]
     if fast:
-        best = min(_median(row) for row in fast)
-        chosen = min((row for row in fast if _median(row) <= 1.02 * best), key=_bytes)
-        nearest = min(baselines, key=_median)
-        reason = (
-            f"the fastest artifact {'measured' if caveat else 'within the gates'}: "
-            f"median {_median(chosen):.4g} ms, "
-            f"{_median(nearest) / _median(chosen):.2f} x the speed of {nearest.label}, "
-            f"{_bytes(chosen) / 1e6:.4g} MB on disk."
-            f"{_spread(chosen, nearest)}{_unknown(chosen, usable)}{caveat or _by_truth(chosen)}"
-        )
-        return Recommendation("production", chosen.label, reason)
+        return _fast_enough(fast, usable, random_weights)
     floats = [row for row in within if row.scheme == "fp32"]
     if floats:
         chosen = min(floats, key=_median)
-        gates = "" if caveat else "within the gates and "
-        why = f"no other artifact is {gates}surely faster than FP32 on this machine"
-        reason = f"{why}; this one is the FP32 artifact, median {_median(chosen):.4g} ms.{caveat}"
-        return Recommendation("production", chosen.label, reason)
+        why = (
+            Said.of("no other artifact is surely faster than FP32 on this machine.")
+            if random_weights
+            else Said.of(
+                "no other artifact is within the gates and surely faster than FP32 on this machine."
+            )
+        )
+        own = Said.of("This one is the FP32 artifact, median {ms} ms.", ms=f"{_median(chosen):.4g}")
+        return _advice("production", chosen.label, why, own, caveat)
     if within:
-        reason = f"no artifact is surely faster than FP32 in PyTorch on this machine.{caveat}"
-        return Recommendation("production", None, reason)
-    return Recommendation("production", None, _none_within(artifacts))
+        why = Said.of("no artifact is surely faster than FP32 in PyTorch on this machine.")
+        return _advice("production", None, why, caveat)
+    return _advice("production", None, _none_within(artifacts))
+
+
+def _fast_enough(fast: list[Row], usable: list[Row], random_weights: bool) -> Recommendation:
+    """Of the artifacts that are surely faster than FP32: the fastest, or a smaller one as fast."""
+    best = min(_median(row) for row in fast)
+    chosen = min((row for row in fast if _median(row) <= 1.02 * best), key=_bytes)
+    nearest = min(_fp32(usable), key=_median)
+    facts = Said.of(
+        "median {median} ms, {times} x the speed of {nearest}, {size} MB on disk",
+        median=f"{_median(chosen):.4g}",
+        times=f"{_median(nearest) / _median(chosen):.2f}",
+        nearest=nearest.label,
+        size=f"{_bytes(chosen) / 1e6:.4g}",
+    )
+    why = (
+        Said.of("the fastest artifact measured: {facts}.", facts=facts)
+        if random_weights
+        else Said.of("the fastest artifact within the gates: {facts}.", facts=facts)
+    )
+    warnings = (_spread(chosen, nearest), _unknown(chosen, usable))
+    judged = _caveat(random_weights) or _by_truth(chosen)
+    return _advice("production", chosen.label, why, *warnings, judged)
 
 
 def _edge(
-    within: list[Row], usable: list[Row], artifacts: list[Row], caveat: str
+    within: list[Row], usable: list[Row], artifacts: list[Row], random_weights: bool
 ) -> Recommendation:
     if not within:
-        return Recommendation("edge", None, _none_within(artifacts))
+        return _advice("edge", None, _none_within(artifacts))
     chosen = min(within, key=_bytes)
-    size = ratios(chosen, tuple(usable)).compression
-    smaller = f", {size:.2f} x smaller than FP32" if size is not None else ""
-    slower = slower_than(chosen, usable)
-    speed = (
-        f" It is slower than {' and '.join(slower)} on this machine: chosen for its size alone."
-        if slower
-        else ""
+    facts: tuple[Said, ...] = (Said.of("{size} MB", size=f"{_bytes(chosen) / 1e6:.4g}"),)
+    times = ratios(chosen, tuple(usable)).compression
+    if times is not None:
+        facts += (Said.of("{times} x smaller than FP32", times=f"{times:.2f}"),)
+    why = (
+        Said.of("the smallest artifact that ran: {facts}.", facts=facts)
+        if random_weights
+        else Said.of("the smallest artifact within the gates: {facts}.", facts=facts)
     )
-    reason = (
-        f"the smallest artifact {'that ran' if caveat else 'within the gates'}: "
-        f"{_bytes(chosen) / 1e6:.4g} MB{smaller}.{speed}{caveat or _by_truth(chosen)}"
+    slower = tuple(Said.of("{label}", label=label) for label in slower_than(chosen, usable))
+    speed = Said.of(
+        "It is slower than {them} on this machine: chosen for its size alone.", them=slower
     )
-    return Recommendation("edge", chosen.label, reason)
+    judged = _caveat(random_weights) or _by_truth(chosen)
+    return _advice("edge", chosen.label, why, speed if slower else None, judged)
 
 
 def _accuracy(usable: list[Row], random_weights: bool) -> Recommendation:
     ranked = [(f, row) for row in usable if row.scheme != "fp32" and (f := loss(row))]
     if not ranked:
-        reason = "no variant but FP32 has accuracy numbers."
-        return Recommendation("best accuracy", None, reason)
+        why = Said.of("no variant but FP32 has accuracy numbers.")
+        return _advice("best accuracy", None, why)
     (value, name), row = min(ranked, key=lambda item: (item[0][0], item[1].label))
-    found = f"the smallest loss of those that are not FP32: {value:.3g} x the gate ({name})"
-    if random_weights:
-        reason = f"{NOT_EVIDENCE}. The numbers alone: {row.label} has {found}."
-        return Recommendation("best accuracy", None, reason)
-    return Recommendation("best accuracy", row.label, f"{found}.{_by_truth(row)}")
+    least = Said.of(
+        "the smallest loss of those that are not FP32: {value} x the gate ({name}).",
+        value=f"{value:.3g}",
+        name=_named(name),
+    )
+    if not random_weights:
+        return _advice("best accuracy", row.label, least, _by_truth(row))
+    why = Said.of("the weights are random: accuracy on random weights is not evidence.")
+    alone = Said.of("The numbers alone: {label} has {least}", label=row.label, least=least)
+    return _advice("best accuracy", None, why, alone)
 
 
-def _fastest(usable: list[Row], caveat: str) -> Recommendation:
+def _fastest(usable: list[Row], random_weights: bool) -> Recommendation:
     order = sorted(usable, key=_median)
     chosen = order[0]
-    text = f"the lowest median latency: {_median(chosen):.4g} ms."
+    said: list[Said | None] = [
+        Said.of("the lowest median latency: {ms} ms.", ms=f"{_median(chosen):.4g}")
+    ]
     if len(order) > 1:
-        text += f" Next: {order[1].label}, {_median(order[1]):.4g} ms.{_spread(chosen, order[1])}"
+        after = order[1]
+        said += [
+            Said.of("Next: {label}, {ms} ms.", label=after.label, ms=f"{_median(after):.4g}"),
+            _spread(chosen, after),
+        ]
     if chosen.scheme == "fp32":
-        text += " No scheme is faster than FP32 on this machine."
+        said.append(Said.of("No scheme is faster than FP32 on this machine."))
     elif not surely_faster(chosen, usable):
-        text += (
-            " Not surely faster than FP32: single calls of FP32 took no longer. Measure again, with"
-            " more repeats, on a quiet machine."
+        said.append(
+            Said.of(
+                "Not surely faster than FP32: single calls of FP32 took no longer. Measure again, "
+                "with more repeats, on a quiet machine."
+            )
         )
-    text += _unknown(chosen, usable)
+    said.append(_unknown(chosen, usable))
     found = loss(chosen)
-    if not caveat and chosen.scheme != "fp32" and found is not None and found[0] > 1.0:
-        text += f" It is outside the gates: {found[0]:.3g} x the gate ({found[1]})."
-    return Recommendation("fastest here", chosen.label, text + caveat)
+    if not random_weights and chosen.scheme != "fp32" and found is not None and found[0] > 1.0:
+        said.append(
+            Said.of(
+                "It is outside the gates: {value} x the gate ({name}).",
+                value=f"{found[0]:.3g}",
+                name=_named(found[1]),
+            )
+        )
+    return _advice("fastest here", chosen.label, *said, _caveat(random_weights))

@@ -8,6 +8,7 @@ says why.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +46,7 @@ FILES = (
 
 # "not run": the runtime or the device that the variant needs is not here.
 Status = Literal["done", "failed", "refused", "not run"]
+Purpose = Literal["production", "edge", "best accuracy", "fastest here"]
 
 
 @dataclass(frozen=True)
@@ -155,12 +157,56 @@ class Ratios:
 
 
 @dataclass(frozen=True)
-class Recommendation:
-    """One piece of advice: `label` is None where nothing can honestly be recommended."""
+class Said:
+    """A sentence as its English template and what goes into it, so that `report.languages` can say
+    it in another language. A value that is sentences itself is joined with commas.
+    """
 
-    purpose: Literal["production", "edge", "best accuracy", "fastest here"]
+    template: str
+    values: dict[str, str | tuple[Said, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, template: str, /, **values: str | Said | tuple[Said, ...]) -> Said:
+        """`Said.of("{n} scenes", n="3")`."""
+        return cls(template, {k: (v,) if isinstance(v, cls) else v for k, v in values.items()})
+
+    def text(self, translate: Callable[[str], str] = str, comma: str = ", ") -> str:
+        """The sentence, with its templates translated."""
+        values = {
+            name: value
+            if isinstance(value, str)
+            else comma.join(one.text(translate, comma) for one in value)
+            for name, value in self.values.items()
+        }
+        return translate(self.template).format(**values)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Said:
+        """The inverse of `dataclasses.asdict`."""
+        values = {
+            name: value if isinstance(value, str) else tuple(cls.from_json(one) for one in value)
+            for name, value in data["values"].items()
+        }
+        return cls(data["template"], values)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One piece of advice: `label` is None where nothing can honestly be recommended.
+
+    reason: in English; said: the same, sentence by sentence, for any language.
+    """
+
+    purpose: Purpose
     label: str | None
     reason: str
+    said: tuple[Said, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Recommendation:
+        """The inverse of `dataclasses.asdict`; a report of the time before `said` lacks it."""
+        said = tuple(Said.from_json(one) for one in data.get("said", ()))
+        return cls(**{**data, "said": said})
 
 
 @dataclass(frozen=True)
@@ -274,7 +320,7 @@ def _decode(data: dict[str, Any], folder: Path) -> ComparisonReport:
         environment=Environment(**{**data["environment"], "cpu_flags": flags}),
         command=tuple(data["command"]),
         rows=tuple(rows),
-        recommendations=tuple(Recommendation(**r) for r in data["recommendations"]),
+        recommendations=tuple(Recommendation.from_json(r) for r in data["recommendations"]),
         notes=tuple(data["notes"]),
         protocol=MetricProtocol.from_json(data["protocol"]),
     )
