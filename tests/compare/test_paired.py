@@ -2,22 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from vggt_deploy.compare.paired import Difference, TruthLoss, mean_with_interval, truth_loss
-from vggt_deploy.compare.truth import DepthTruth, PoseTruth, TruthMetrics
+from vggt_deploy.compare.truth import (
+    CloudScore,
+    CloudTruth,
+    DepthTruth,
+    PointTruth,
+    PoseTruth,
+    TruthMetrics,
+)
+from vggt_deploy.compare.truth_clouds import LOSS_TOLERANCE_M, TOLERANCES_M
 from vggt_deploy.errors import CompareError
 
 
-def scene(auc_30: float, abs_rel: float | None = None) -> TruthMetrics:
-    depth = None if abs_rel is None else DepthTruth(10, 1.0, abs_rel, 1.0)
-    return TruthMetrics(PoseTruth(6, auc_30 / 3, auc_30 / 2, auc_30, 1.0, 1.0, 0), depth)
+def scene(
+    auc_30: float, abs_rel: float | None = None, overall_m: float | None = None
+) -> TruthMetrics:
+    """One scene; its affine AbsRel is half of AbsRel, its F-scores follow from `overall_m`."""
+    pose = PoseTruth(
+        pairs=6,
+        auc_3=auc_30 / 3,
+        auc_5=auc_30 / 2,
+        auc_30=auc_30,
+        **dict.fromkeys(("rra_5", "rra_15", "rra_30", "rta_5", "rta_15", "rta_30"), 50.0),
+        rotation_median_deg=1.0,
+        direction_median_deg=1.0,
+        pairs_without_baseline=0,
+    )
+    depth = None
+    if abs_rel is not None:
+        depth = DepthTruth(10, 1.0, abs_rel, 1.0, 1.0, 0.0, abs_rel / 2, 1.0)
+    points = None
+    if overall_m is not None:
+        scores = tuple(CloudScore(t, 0.0, 0.0, 100.0 * (t - overall_m)) for t in TOLERANCES_M)
+        cloud = CloudTruth(
+            0.01, 10, 0, 10, overall_m, overall_m, overall_m, overall_m, overall_m, scores
+        )
+        points = PointTruth(10, 0.1, 0.1, 1.0, 0.1, 0.1, None, cloud)
+    return TruthMetrics(pose, depth, points)
 
 
 def test_above_zero_is_worse_for_every_quantity() -> None:
-    reference = [scene(80.0, 0.1), scene(40.0, 0.3)]
-    worse = [scene(79.0, 0.11), scene(37.0, 0.33)]
+    reference = [scene(80.0, 0.1, 0.05), scene(40.0, 0.3, 0.07)]
+    worse = [scene(79.0, 0.11, 0.06), scene(37.0, 0.33, 0.08)]
     found = truth_loss(worse, reference)
     assert found.auc_30 is not None
     assert found.auc_5 is not None
@@ -25,10 +57,36 @@ def test_above_zero_is_worse_for_every_quantity() -> None:
     assert (found.auc_30.n, found.auc_30.mean) == (2, 2.0)
     assert found.auc_5.mean == pytest.approx(1.0)
     assert found.abs_rel.mean == pytest.approx(0.02)
-    assert found.point_error is None
+    assert found.abs_rel_affine is not None
+    assert found.overall_m is not None
+    assert found.f_score is not None
+    assert found.abs_rel_affine.mean == pytest.approx(0.01)
+    assert found.overall_m.mean == pytest.approx(0.01)
+    assert found.f_score.mean == pytest.approx(1.0)  # 1 cm nearer is 1 percent less, see `scene`
+    assert found.point_error == Difference(2, 0.0, 0.0, 0.0)
     better = truth_loss(reference, worse)
     assert better.auc_30 is not None
     assert better.auc_30.mean == -2.0
+
+
+def test_the_f_score_is_the_one_at_the_tolerance_of_the_losses() -> None:
+    """The twin: only that tolerance's score is worse, then only another's."""
+
+    def other(tolerance: float) -> TruthMetrics:
+        points = scene(50.0, None, 0.1).points
+        assert points is not None
+        assert points.cloud is not None
+        scores = tuple(
+            replace(score, f_score=score.f_score - 5.0 * (score.threshold_m == tolerance))
+            for score in points.cloud.scores
+        )
+        return TruthMetrics(points=replace(points, cloud=replace(points.cloud, scores=scores)))
+
+    reference = [scene(50.0, None, 0.1)]
+    for tolerance, lost in ((LOSS_TOLERANCE_M, 5.0), (0.5, 0.0)):
+        found = truth_loss([other(tolerance)], reference).f_score
+        assert found is not None
+        assert found.mean == pytest.approx(lost)
 
 
 def test_pairing_takes_out_how_hard_a_scene_is() -> None:

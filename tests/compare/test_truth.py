@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, replace
 
@@ -12,9 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from vggt_deploy.compare.truth import (
+    CloudScore,
+    CloudTruth,
     DepthTruth,
     PointTruth,
     PoseTruth,
+    ThresholdScore,
     TruthMean,
     TruthMetrics,
     auc,
@@ -52,6 +56,7 @@ class Known:
     extrinsic: Array
     intrinsic: Array
     depth: NDArray[np.float32] | None
+    rays: Array | None = None
 
 
 EXTRINSIC = np.stack(
@@ -441,7 +446,9 @@ def test_missing_outputs_are_named(truth: Known) -> None:
 
 
 def test_json_both_ways(truth: Known) -> None:
-    for one in (truth_metrics(perfect(truth), truth), truth_metrics({}, truth)):
+    every = truth_metrics(perfect(truth), truth, clouds=True)
+    for one in (every, truth_metrics(perfect(truth), truth), truth_metrics({}, truth)):
+        assert TruthMetrics.from_json(json.loads(json.dumps(one.to_json()))) == one
         assert TruthMetrics.from_json(one.to_json()) == one
         assert TruthMean.from_json(mean_metrics([one]).to_json()) == mean_metrics([one])
     with pytest.raises(CompareError, match="unknown field"):
@@ -449,15 +456,23 @@ def test_json_both_ways(truth: Known) -> None:
 
 
 def test_means_are_over_the_scenes_that_have_the_number() -> None:
-    pose = PoseTruth(6, 10.0, 20.0, 60.0, 1.0, None, 0)
-    depth = DepthTruth(100, 2.0, 0.1, 0.9)
-    points = PointTruth(100, 0.2, 0.1, 2.0, 0.1, 0.05)
+    pose = PoseTruth(6, 10.0, 20.0, 60.0, 70.0, 80.0, 90.0, None, None, None, 1.0, None, 0)
+    depth = DepthTruth(100, 2.0, 0.1, 0.9, 3.0, 0.5, 0.05, 0.95)
+    cloud = CloudTruth(0.01, 9, 0, 8, 0.2, 0.1, 0.4, 0.3, 0.3, (CloudScore(0.1, 50.0, 40.0, 44.0),))
+    points = PointTruth(100, 0.2, 0.1, 2.0, 0.1, 0.05, None, cloud)
     scenes = [
         TruthMetrics(pose, depth, points),
-        TruthMetrics(replace(pose, auc_30=80.0, direction_median_deg=4.0), None, None),
+        TruthMetrics(replace(pose, auc_30=80.0, rta_15=60.0, direction_median_deg=4.0)),
     ]
     found = mean_metrics(scenes)
     assert (found.scenes, found.pose_scenes, found.depth_scenes, found.point_scenes) == (2, 2, 1, 1)
     assert (found.auc_30, found.auc_5, found.direction_median_deg) == (70.0, 20.0, 4.0)
+    assert (found.rra_15, found.rta_5, found.rta_15) == (80.0, None, 60.0)
     assert (found.abs_rel, found.point_error, found.point_error_mean) == (0.1, 0.05, 0.1)
-    assert mean_metrics([]).auc_30 is None
+    assert (found.abs_rel_affine, found.delta_125_affine) == (0.05, 0.95)
+    assert (found.accuracy_m, found.completeness_m, found.overall_m) == (0.2, 0.4, 0.3)
+    assert found.f_scores == (ThresholdScore(0.1, 44.0),)
+    better = replace(points, cloud=replace(cloud, scores=(CloudScore(0.1, 0.0, 0.0, 46.0),)))
+    both = mean_metrics([scenes[0], TruthMetrics(points=better)])
+    assert both.f_scores == (ThresholdScore(0.1, 45.0),)
+    assert (mean_metrics([]).auc_30, mean_metrics([]).f_scores) == (None, ())

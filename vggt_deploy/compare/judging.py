@@ -88,5 +88,5 @@ def _scene_result(scene: Scene, ours: Arrays, theirs: Arrays) -> SceneResult:
     return SceneResult(
         name=scene.name,
         geometry=geometry_metrics(ours, theirs, height, width),
-        truth=None if scene.truth is None else truth_metrics(ours, scene.truth),
+        truth=None if scene.truth is None else truth_metrics(ours, scene.truth, clouds=True),
     )

@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from vggt_deploy.compare.truth import TruthMetrics
+from vggt_deploy.compare.truth_clouds import LOSS_TOLERANCE_M, CloudTruth
 from vggt_deploy.errors import CompareError
 from vggt_deploy.typed_json import decode
 
@@ -42,16 +43,23 @@ class Difference:
 class TruthLoss:
     """Losses by the truth, all with the sign that above 0 is worse; None: no scene has the number.
 
-    auc_*        AUC of PyTorch FP32 minus that of the variant, points of percent
-    abs_rel      AbsRel of the variant minus that of PyTorch FP32
-    point_error  the same of the median point error relative to the scene's size
+    auc_*           AUC of PyTorch FP32 minus that of the variant, points of percent
+    abs_rel         AbsRel of the variant minus that of PyTorch FP32, after the median scale
+    abs_rel_affine  the same after scale and shift
+    point_error     the same of the median point error relative to the scene's size
+    overall_m       the same of the mean of accuracy and completeness, metres
+    f_score         F-score at LOSS_TOLERANCE_M of PyTorch FP32 minus that of the variant, points of
+                    percent
     """
 
     auc_30: Difference | None
     auc_5: Difference | None
     auc_3: Difference | None
     abs_rel: Difference | None
+    abs_rel_affine: Difference | None
     point_error: Difference | None
+    overall_m: Difference | None
+    f_score: Difference | None
 
     def to_json(self) -> dict[str, Any]:
         """A dict for JSON."""
@@ -63,13 +71,25 @@ class TruthLoss:
         return cast("TruthLoss", decode(cls, data, "truth_loss", _refuse))
 
 
+def _cloud(scene: TruthMetrics) -> CloudTruth | None:
+    return scene.points.cloud if scene.points else None
+
+
+def _f_score(cloud: CloudTruth) -> float:
+    """At the tolerance of the losses, percent."""
+    return next(s.f_score for s in cloud.scores if s.threshold_m == LOSS_TOLERANCE_M)
+
+
 # What stands in a TruthLoss: the number of one scene, so that more of it is worse.
 _WORSE: dict[str, Callable[[TruthMetrics], float | None]] = {
     "auc_30": lambda scene: -scene.pose.auc_30 if scene.pose else None,
     "auc_5": lambda scene: -scene.pose.auc_5 if scene.pose else None,
     "auc_3": lambda scene: -scene.pose.auc_3 if scene.pose else None,
     "abs_rel": lambda scene: scene.depth.abs_rel if scene.depth else None,
+    "abs_rel_affine": lambda scene: scene.depth.abs_rel_affine if scene.depth else None,
     "point_error": lambda scene: scene.points.median_relative if scene.points else None,
+    "overall_m": lambda scene: cloud.overall_m if (cloud := _cloud(scene)) else None,
+    "f_score": lambda scene: -_f_score(cloud) if (cloud := _cloud(scene)) else None,
 }
 
 

@@ -28,6 +28,10 @@ class SceneTruth:
     intrinsic: NDArray[np.float64]
     depth: NDArray[np.float32]
 
+    @property
+    def rays(self) -> None:
+        """Rendered cameras are pinholes."""
+
     @classmethod
     def of(cls, views: Views) -> SceneTruth:
         return cls(views.images, views.extrinsic, views.intrinsic, views.depth)

@@ -1,0 +1,137 @@
+"""Two clouds of points against each other: accuracy, completeness, overall, F-score.
+
+Both clouds are in metres in one frame (`truth_points` aligns them). Each is thinned first: of all
+points in one cube of VOXEL_M the mean stays, so that a wall near the camera, which many pixels saw,
+does not outvote the rest. With d the distance to the nearest point of the other cloud (KD-tree,
+exact):
+
+    accuracy       of the predicted points: d to the truth, mean and median
+    completeness   of the true points: d to the prediction, mean and median
+    overall        (mean accuracy + mean completeness) / 2, as in DTU and in VGGT's Table 3
+    precision @ T  percent of the predicted points with d < T
+    recall @ T     percent of the true points with d < T
+    F-score @ T    2 precision recall / (precision + recall), 0 where both are
+
+T are the tolerances of ETH3D's evaluation program. Its scores are not these: it votes by voxels and
+knows, from the scanner's place, which predicted points no scan could see.
+
+A predicted point that is not finite stays in the count: as one point more, as far off as the scene
+is large, never within T.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+VOXEL_M = 0.01
+TOLERANCES_M = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+# The one that losses are shown at: of the tolerances, the nearest to what a feed-forward network
+# reaches (VGGT's point maps on ETH3D: overall about 0.7 m), so that neither side is all or nothing.
+LOSS_TOLERANCE_M = 0.2
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CloudScore:
+    """Percent within a tolerance."""
+
+    threshold_m: float
+    precision: float
+    recall: float
+    f_score: float
+
+
+@dataclass(frozen=True)
+class CloudTruth:
+    """Distances in metres between the thinned clouds; `scores` in the order of TOLERANCES_M.
+
+    predicted_points  after thinning, with those that are not finite
+    not_finite        how many of them are not finite
+    """
+
+    voxel_m: float
+    predicted_points: int
+    not_finite: int
+    true_points: int
+    accuracy_mean_m: float
+    accuracy_median_m: float
+    completeness_mean_m: float
+    completeness_median_m: float
+    overall_m: float
+    scores: tuple[CloudScore, ...]
+
+
+def cloud_truth(aligned: Array, not_finite: int, true: Array, scene_size: float) -> CloudTruth:
+    """Finite predicted points [N, 3] in the frame of the true points [M, 3], M of 1 or more.
+
+    not_finite: predicted points that are none; with N = 0 they may be all.
+    scene_size: metres, what a missing point counts as off.
+    """
+    predicted, known = thinned(aligned, VOXEL_M), thinned(true, VOXEL_M)
+    accuracy = np.full(len(predicted) + not_finite, scene_size)
+    completeness = np.full(len(known), scene_size)
+    within = np.zeros(len(accuracy), dtype=bool)
+    within[: len(predicted)] = True
+    if len(predicted):
+        accuracy[: len(predicted)] = nearest(predicted, known)
+        completeness = nearest(known, predicted)
+    scores = tuple(
+        _score(tolerance, within & (accuracy < tolerance), completeness < tolerance, len(predicted))
+        for tolerance in TOLERANCES_M
+    )
+    accuracy_mean, completeness_mean = float(accuracy.mean()), float(completeness.mean())
+    return CloudTruth(
+        voxel_m=VOXEL_M,
+        predicted_points=len(accuracy),
+        not_finite=not_finite,
+        true_points=len(known),
+        accuracy_mean_m=accuracy_mean,
+        accuracy_median_m=float(np.median(accuracy)),
+        completeness_mean_m=completeness_mean,
+        completeness_median_m=float(np.median(completeness)),
+        overall_m=(accuracy_mean + completeness_mean) / 2.0,
+        scores=scores,
+    )
+
+
+def thinned(points: Array, voxel_m: float) -> Array:
+    """[N, 3] -> [K, 3]: the mean of the points in each cube; cubes start at the origin.
+
+    The cubes are kept as floats: a point that is absurdly far off must not wrap around an integer.
+    """
+    if len(points) == 0:
+        return points
+    cubes = np.floor(points / voxel_m)
+    order = np.lexsort((cubes[:, 2], cubes[:, 1], cubes[:, 0]))
+    cubes = cubes[order]
+    first = np.concatenate([[True], np.any(cubes[1:] != cubes[:-1], axis=1)])
+    starts = np.flatnonzero(first)
+    sums = np.add.reduceat(points[order], starts, axis=0)
+    counts = np.diff(np.append(starts, len(points)))
+    return np.asarray(sums / counts[:, None])
+
+
+def nearest(points: Array, others: Array) -> Array:
+    """Distance [N] of each of points [N, 3] to the nearest of others [M, 3], M of 1 or more."""
+    from scipy.spatial import cKDTree
+
+    distances: Any
+    distances, _ = cKDTree(others).query(points)
+    return np.asarray(distances, dtype=np.float64)
+
+
+def _score(
+    tolerance: float, accurate: NDArray[np.bool_], complete: NDArray[np.bool_], predicted: int
+) -> CloudScore:
+    """Percents of the points that are within."""
+    precision = float(100.0 * np.mean(accurate)) if accurate.size else 0.0
+    recall = float(100.0 * np.mean(complete)) if predicted else 0.0
+    both = precision + recall
+    return CloudScore(
+        tolerance, precision, recall, 2.0 * precision * recall / both if both > 0.0 else 0.0
+    )
