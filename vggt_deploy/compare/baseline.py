@@ -198,7 +198,7 @@ def _side(report: ComparisonReport) -> Side:
         str(report.folder),
         model["spec"],
         model["sha256"] or model["revision"],
-        f"{environment.cpu}, {environment.usable_cpus} of {environment.logical_cpus} CPUs",
+        environment.machine,
         dict(environment.versions),
     )
 
@@ -247,9 +247,7 @@ _SIZE_NEEDS: dict[str, Callable[[Any], object]] = {
     "other outputs": lambda r: ", ".join(r.question["outputs"]),
 }
 _LATENCY_NEEDS: dict[str, Callable[[Any], object]] = _SIZE_NEEDS | {
-    "another CPU": lambda r: r.environment.cpu,
     "other CPU instructions": lambda r: " ".join(r.environment.cpu_flags),
-    "other CPUs in use": lambda r: f"{r.environment.usable_cpus} of {r.environment.logical_cpus}",
     "another GPU": lambda r: (r.question["device"] or {}).get("gpu"),
     "other threads": lambda r: r.question["threads"],
     "another number of pictures": lambda r: r.question["images"]["frames"],

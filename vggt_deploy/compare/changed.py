@@ -160,6 +160,8 @@ def latency_change(old: Row, new: Row, incomparable: str) -> Iterator[Found]:
     if old.measured is None or new.measured is None:
         return
     before, after = old.measured.latency, new.measured.latency
+    if not incomparable and old.machine != new.machine:
+        incomparable = f"another machine: {old.machine} before, {new.machine} now"
     medians = (before.median_ms, after.median_ms)
     if incomparable:
         yield Found(_incomparable("latency_ms", "ms", *medians, incomparable))
