@@ -13,10 +13,12 @@ from vggt_deploy.cli import (  # isort: skip
     shipping,
     machine,
     scenes,
+    data,
     sensitivity,
     search,
     qat,
     training,
+    visualize,
 )
 from vggt_deploy.cli.app import app, main
 
@@ -24,6 +26,7 @@ __all__ = [
     "app",
     "calibration",
     "comparing",
+    "data",
     "engines",
     "machine",
     "main",
@@ -34,4 +37,5 @@ __all__ = [
     "sensitivity",
     "shipping",
     "training",
+    "visualize",
 ]
