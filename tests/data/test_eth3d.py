@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from vggt_deploy.data import colmap
-from vggt_deploy.data.eth3d import read_depth, read_scene, scene_of, write_scene
+from vggt_deploy.data.eth3d import read_depth, read_scene, write_scene
+from vggt_deploy.data.eth3d_layout import scene_of
 from vggt_deploy.data.synthetic import SceneViews
 from vggt_deploy.errors import ImageError, SceneError
 
@@ -45,11 +46,12 @@ def test_cameras_and_depth_come_back(scene: Path, views: SceneViews) -> None:
     assert read.without_pose == ()
     assert "depth of 4 of 4 frames" in read.note
     for index, frame in enumerate(read.frames):
-        assert (frame.width, frame.height) == (336, 252)
+        assert (frame.camera.width, frame.camera.height) == (336, 252)
         np.testing.assert_allclose(frame.extrinsic, views.extrinsic[index], atol=1e-12)
-        np.testing.assert_array_equal(frame.intrinsic, views.intrinsic[index])
+        np.testing.assert_array_equal(frame.camera.intrinsic(), views.intrinsic[index])
         assert frame.depth is not None
-        np.testing.assert_array_equal(read_depth(frame.depth, 336, 252), views.depth[index])
+        assert frame.depth.camera == frame.camera
+        np.testing.assert_array_equal(read_depth(frame.depth.path, 336, 252), views.depth[index])
         with Image.open(frame.path) as picture:
             assert picture.format == "JPEG"
             assert all(layer[1:3] == (1, 1) for layer in picture.layer)  # 4:4:4
@@ -71,9 +73,9 @@ def test_unknown_depth_stays_infinite(tmp_path: Path, views: SceneViews) -> None
     depth = views.depth.copy()
     depth[:, :40] = np.inf
     write_scene(tmp_path, replace(views, depth=depth))
-    path = read_scene(tmp_path).frames[0].depth
-    assert path is not None
-    assert np.isinf(read_depth(path, 336, 252)[:40]).all()
+    file = read_scene(tmp_path).frames[0].depth
+    assert file is not None
+    assert np.isinf(read_depth(file.path, 336, 252)[:40]).all()
 
 
 def test_each_distinct_matrix_is_a_camera(tmp_path: Path, views: SceneViews) -> None:
@@ -81,7 +83,7 @@ def test_each_distinct_matrix_is_a_camera(tmp_path: Path, views: SceneViews) -> 
     intrinsic[1, 0, 0] += 1
     write_scene(tmp_path, replace(views, intrinsic=intrinsic))
     assert len(colmap.read_cameras(tmp_path / CALIBRATION / "cameras.txt")) == 2
-    read = np.stack([frame.intrinsic for frame in read_scene(tmp_path).frames])
+    read = np.stack([frame.camera.intrinsic() for frame in read_scene(tmp_path).frames])
     np.testing.assert_array_equal(read, intrinsic)
 
 
@@ -141,7 +143,7 @@ def test_colmap_reads_it_in_the_same_way(scene: Path) -> None:
         pose = image.cam_from_world() if callable(image.cam_from_world) else image.cam_from_world
         np.testing.assert_allclose(pose.matrix(), ours.extrinsic, atol=1e-12)
         matrix = model.cameras[image.camera_id].calibration_matrix()
-        np.testing.assert_allclose(matrix, ours.intrinsic)
+        np.testing.assert_allclose(matrix, ours.camera.intrinsic())
         for seen in image.points2D:
             at = image.project_point(model.points3D[seen.point3D_id].xyz)
             np.testing.assert_allclose(at, seen.xy, atol=1e-6)
@@ -182,25 +184,26 @@ def test_a_folder_of_colmap_text_beside_pictures(
 def test_pictures_without_calibration(scene: Path, tmp_path: Path) -> None:
     shutil.copytree(scene / PICTURES, tmp_path / "holiday")
     assert scene_of(tmp_path / "holiday") is None
-    with pytest.raises(SceneError, match="no calibration: they lie in no dslr_images_undistorted"):
+    with pytest.raises(SceneError, match="no calibration: they lie in no dslr_images_und"):
         read_scene(tmp_path)
     moved = shutil.copytree(scene / PICTURES, tmp_path / "b" / PICTURES)
     assert scene_of(moved) is None
-    with pytest.raises(SceneError, match="there is no dslr_calibration_undistorted beside it"):
+    with pytest.raises(SceneError, match="there is no dslr_calibration_undistorted beside "):
         read_scene(tmp_path / "b")
 
 
 def test_distorted_pictures_are_not_read_with_the_undistorted_cameras(copy: Path) -> None:
     (copy / PICTURES).rename(copy / "images" / "dslr_images")
-    with pytest.raises(SceneError, match="camera model is not supported"):
+    with pytest.raises(SceneError, match="there is no dslr_calibration_jpg beside dslr_images"):
         read_scene(copy)
 
 
-def test_depth_of_the_distorted_pictures_is_named_and_not_used(copy: Path) -> None:
+def test_depth_of_the_shot_pictures_without_their_camera_is_named_and_not_used(copy: Path) -> None:
     (copy / DEPTHS).rename(copy / "ground_truth_depth" / "dslr_images")
     read = read_scene(copy)
     assert all(frame.depth is None for frame in read.frames)
-    assert "ground_truth_depth/dslr_images belongs to the distorted pictures" in read.note
+    assert "not used: ground_truth_depth/dslr_images, of the pictures as they were" in read.note
+    assert "there is no dslr_calibration_jpg" in read.note
 
 
 def test_pictures_without_pose_and_poses_without_picture(copy: Path) -> None:

@@ -19,17 +19,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vggt_deploy.data import colmap
+from vggt_deploy.data.colmap import ColmapCamera
 from vggt_deploy.data.eth3d import read_scene, write_scene
 from vggt_deploy.data.ground_truth import (
     GroundTruth,
     ground_truth,
-    moved_depth,
     moved_intrinsic,
     no_truth_because,
     read_truth,
+    source_pixels,
     write_truth,
 )
-from vggt_deploy.data.images import ImageBatch, Mode, load_images, place
+from vggt_deploy.data.images import ImageBatch, Mode, Placement, load_images, place
 from vggt_deploy.data.masks import MaskUse
 from vggt_deploy.data.synthetic import SceneViews
 from vggt_deploy.errors import SceneError, UsageError
@@ -47,6 +48,16 @@ def truth_of(
     truth = ground_truth(batch.paths, batch.placements, batch.height, batch.width)
     assert truth is not None
     return truth, batch
+
+
+def moved_depth(
+    depth: NDArray[np.float32], placement: Placement, height: int, width: int
+) -> NDArray[np.float32]:
+    """Depth of the picture itself, at the network's pixels."""
+    h, w = depth.shape
+    camera = ColmapCamera(0, "PINHOLE", w, h, (1.0, 1.0, 0.0, 0.0))
+    at, inside = source_pixels(camera, camera, placement, height, width)
+    return np.where(inside, depth[at], np.float32(np.inf))
 
 
 def world_points(depth: NDArray[np.float32], pose: Doubles, k: Doubles, centre: float) -> Doubles:
@@ -381,7 +392,7 @@ def test_measured_depth_agrees_between_two_frames(shared_data: Path, tmp_path: P
         images=np.stack(images),
         depth=np.stack(depths),
         extrinsic=np.stack([frame.extrinsic for frame in frames]),
-        intrinsic=np.stack([frame.intrinsic for frame in frames]),
+        intrinsic=np.stack([frame.camera.intrinsic() for frame in frames]),
     )
     write_scene(tmp_path, views)
     truth, batch = truth_of(tmp_path, width=322, height=238)

@@ -159,7 +159,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert f"{target}/scene_8: yard, seed 8" in done.stdout
     frame = read_scene(Path(target) / "scene_9").frames[1]
-    assert (frame.width, frame.height) == (64, 48)
+    assert (frame.camera.width, frame.camera.height) == (64, 48)
     assert call(*arguments).exit_code == 1
     assert call(*arguments, "--overwrite").exit_code == 0
 

@@ -31,8 +31,23 @@ CAMERAS, IMAGES, POINTS = "cameras.txt", "images.txt", "points3D.txt"
 # place.
 _UNIT_TOLERANCE = 1e-2
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # within 64 bits; int() raises from 4301 digits on
-_PINHOLE_PARAMS = {"PINHOLE": 4, "SIMPLE_PINHOLE": 3}
-_FOCAL_LENGTHS = {"PINHOLE": 2}  # of the other models the first parameter at least is one
+_PINHOLES = frozenset({"PINHOLE", "SIMPLE_PINHOLE"})
+# Of each model: how many parameters it has, and how many of them, in front, are focal lengths; the
+# principal point follows. Lines of other models are kept as they are, and nothing is known of them.
+_PARAMS = {
+    "PINHOLE": (4, 2),
+    "SIMPLE_PINHOLE": (3, 1),
+    "SIMPLE_RADIAL": (4, 1),
+    "RADIAL": (5, 1),
+    "SIMPLE_RADIAL_FISHEYE": (4, 1),
+    "RADIAL_FISHEYE": (5, 1),
+    "OPENCV": (8, 2),
+    "OPENCV_FISHEYE": (8, 2),
+    "FULL_OPENCV": (12, 2),
+    "FOV": (5, 2),
+    "THIN_PRISM_FISHEYE": (12, 2),
+}
+_UNDISTORT = "use the undistorted pictures and their calibration (COLMAP: image_undistorter)"
 
 
 @dataclass(frozen=True)
@@ -45,17 +60,33 @@ class ColmapCamera:
     height: int
     params: tuple[float, ...]
 
+    @property
+    def is_pinhole(self) -> bool:
+        """Whether a matrix describes it."""
+        return self.model in _PINHOLES
+
     def intrinsic(self) -> Doubles:
         """[3, 3] in pixels, of PINHOLE and SIMPLE_PINHOLE; a SceneError for other models.
 
         A model with distortion has a focal length too, but image points do not follow it.
         """
-        if self.model not in _PINHOLE_PARAMS:
+        if not self.is_pinhole:
             raise SceneError(
                 f"camera {self.id} has the model {self.model}, which no intrinsic matrix describes",
-                "use the undistorted pictures and their calibration (COLMAP: image_undistorter)",
+                _UNDISTORT,
             )
-        fx, fy, cx, cy = self.params if len(self.params) == 4 else (self.params[0], *self.params)
+        return self.linear_part()
+
+    def linear_part(self) -> Doubles:
+        """[3, 3] in pixels: focal lengths and principal point, of models with distortion as well.
+
+        A SceneError for a model of which nothing is known.
+        """
+        if self.model not in _PARAMS:
+            raise SceneError(f"camera {self.id} has the unknown model {self.model}", _UNDISTORT)
+        focal = _PARAMS[self.model][1]
+        fx, fy = self.params[0], self.params[focal - 1]
+        cx, cy = self.params[focal : focal + 2]
         return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
 
 
@@ -135,11 +166,11 @@ def read_cameras(path: Path) -> dict[int, ColmapCamera]:
             line.integer(words[3]),
             tuple(map(line.number, words[4:])),
         )
-        wanted = _PINHOLE_PARAMS.get(camera.model)
-        if wanted is not None and len(camera.params) != wanted:
+        # Of an unknown model, the first parameter at least is a focal length.
+        wanted, focal = _PARAMS.get(camera.model, (len(camera.params), 1))
+        if len(camera.params) != wanted:
             line.refuse(f"{camera.model} has {wanted} parameters, not {len(camera.params)}")
-        focal = camera.params[: _FOCAL_LENGTHS.get(camera.model, 1)]
-        if min(camera.width, camera.height, *focal) <= 0:
+        if min(camera.width, camera.height, *camera.params[:focal]) <= 0:
             line.refuse("a size and a focal length must be positive")
         if camera.id in cameras:
             line.refuse(f"camera {camera.id} is there twice")

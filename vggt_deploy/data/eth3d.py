@@ -1,14 +1,10 @@
-"""Scenes on disk in ETH3D's layout: pictures, calibration, ground-truth depth.
+"""Scenes on disk in ETH3D's layout: pictures, calibration, ground-truth depth (see eth3d_layout).
 
-    <scene>/images/dslr_images_undistorted/DSC_0286.JPG
-    <scene>/dslr_calibration_undistorted/{cameras,images,points3D}.txt
-    <scene>/ground_truth_depth/dslr_images_undistorted/DSC_0286.JPG      raw floats, not a JPEG
-
-A depth file is H x W float32, little-endian, without a header: metres along the optical axis,
-infinity where nothing is known, of the size of the picture's camera. ETH3D's own depth lies in
-`ground_truth_depth/dslr_images` and belongs to the distorted pictures: it is named in the note and
-not read. Pictures in a folder `images` or `color` (or beside it) with a folder `colmap` of COLMAP's
-text files are read in the same way; they have no depth.
+A depth file is H x W float32, little-endian, without a header, under a picture's name: metres along
+the optical axis, infinity where nothing is known. ETH3D's own belong to the pictures as they were
+shot, so beside undistorted pictures they need `dslr_calibration_jpg`: the camera whose pixels they
+are. Pictures in a folder `images` or `color` (or beside it) with a folder `colmap` of COLMAP's text
+files are read in the same way.
 """
 
 from __future__ import annotations
@@ -24,21 +20,27 @@ from PIL import Image
 
 from vggt_deploy.data import colmap
 from vggt_deploy.data.colmap import ColmapCamera, ColmapImage
+from vggt_deploy.data.eth3d_layout import (
+    CALIBRATION,
+    DEPTH,
+    DISTORTED_CALIBRATION,
+    IMAGES,
+    PICTURES,
+    SceneFolders,
+    scene_of,
+    why_without_calibration,
+)
 from vggt_deploy.data.folders import find_images
 from vggt_deploy.data.images import DECODE_ERRORS
 from vggt_deploy.data.scene_points import scene_points
 from vggt_deploy.errors import SceneError
 from vggt_deploy.geometry import Doubles
 
-IMAGES = "images"
-PICTURES = "dslr_images_undistorted"
-DISTORTED = "dslr_images"
-CALIBRATION = "dslr_calibration_undistorted"
-DEPTH = "ground_truth_depth"
-COLMAP_FOLDER = "colmap"
-_COLMAP_PICTURES = frozenset({"images", "color"})
+Pixels = tuple[NDArray[np.int64], NDArray[np.int64]]  # rows and columns, of one shape
 _ORIENTATION_TAG = 0x0112
 _LISTED = 5
+# Both calibrations of a scene print the same poses with six digits and more.
+_SAME_POSE = 1e-3
 
 
 class Views(Protocol):
@@ -59,16 +61,27 @@ class Views(Protocol):
 
 
 @dataclass(frozen=True)
+class PixelFile:
+    """A file with a value for every pixel, and the camera whose pixels they are."""
+
+    path: Path
+    camera: ColmapCamera
+
+
+@dataclass(frozen=True)
 class Eth3dFrame:
-    """One picture with its camera. `name` is the file's; `depth` the depth file's path, if any."""
+    """One picture with its camera. `name` is the file's.
+
+    extrinsic: [3, 4], world to camera
+    depth, mask: where there is any; in pixels of the picture, or of the picture as it was shot
+    """
 
     name: str
     path: Path
-    extrinsic: Doubles  # [3, 4], world to camera
-    intrinsic: Doubles  # [3, 3], pixels of the stored picture
-    width: int
-    height: int
-    depth: Path | None
+    extrinsic: Doubles
+    camera: ColmapCamera
+    depth: PixelFile | None
+    mask: PixelFile | None
 
 
 @dataclass(frozen=True)
@@ -79,34 +92,6 @@ class Eth3dScene:
     frames: tuple[Eth3dFrame, ...]
     without_pose: tuple[Path, ...]
     note: str
-
-
-@dataclass(frozen=True)
-class SceneFolders:
-    """Where the parts of a scene lie; `depth` need not exist."""
-
-    root: Path
-    pictures: Path
-    calibration: Path
-    depth: Path
-
-
-def scene_of(pictures: Path) -> SceneFolders | None:
-    """The scene that a folder of pictures belongs to; None without a calibration."""
-    pictures = pictures.absolute()
-    if pictures.name == PICTURES:
-        above = pictures.parent
-        root = above.parent if above.name == IMAGES else above
-        calibration = root / CALIBRATION
-        if calibration.is_dir():
-            return SceneFolders(root, pictures, calibration, root / DEPTH / PICTURES)
-    roots = [pictures]
-    if pictures.name.lower() in _COLMAP_PICTURES:
-        roots.append(pictures.parent)
-    for root in roots:
-        if (root / COLMAP_FOLDER / colmap.IMAGES).is_file():
-            return SceneFolders(root, pictures, root / COLMAP_FOLDER, root / DEPTH / pictures.name)
-    return None
 
 
 def read_scene(folder: Path | str) -> Eth3dScene:
@@ -135,29 +120,17 @@ def read_scene(folder: Path | str) -> Eth3dScene:
 def read_frames(places: SceneFolders, paths: Sequence[Path]) -> Eth3dScene:
     """The scene of these pictures alone, in their order; the others need not be whole."""
     cameras, images = read_calibration(places.calibration)
+    as_shot = _as_shot(places, cameras, images)
     frames, without_pose = [], []
     for path in paths:
         image = images.get(path.name)
         if image is None:
             without_pose.append(path)
         else:
-            frames.append(_frame(path, image, cameras[image.camera_id], places.depth))
+            frames.append(_frame(places, path, image, cameras[image.camera_id], as_shot))
     others = len(images.keys() - {path.name for path in paths})
     note = _note(places, frames, without_pose, others)
     return Eth3dScene(places.root, tuple(frames), tuple(without_pose), note)
-
-
-def why_without_calibration(pictures: Path) -> str:
-    """In words, for pictures of which `scene_of` knows no scene."""
-    pictures = pictures.absolute()
-    if pictures.name == DISTORTED:
-        return (
-            f"{DISTORTED} holds ETH3D's distorted pictures, whose camera model is not supported; "
-            f"{PICTURES} has what is needed"
-        )
-    if pictures.name == PICTURES:
-        return f"there is no {CALIBRATION} beside it"
-    return f"they lie in no {PICTURES} of a scene, and there is no folder {COLMAP_FOLDER}"
 
 
 def read_calibration(folder: Path) -> tuple[dict[int, ColmapCamera], dict[str, ColmapImage]]:
@@ -182,10 +155,17 @@ def read_calibration(folder: Path) -> tuple[dict[int, ColmapCamera], dict[str, C
     return cameras, images
 
 
-def read_depth(path: Path, width: int, height: int) -> NDArray[np.float32]:
-    """[height, width] in metres, inf = unknown. A SceneError for a wrong size or wrong values."""
+def read_depth(
+    path: Path, width: int, height: int, at: Pixels | None = None
+) -> NDArray[np.float32]:
+    """Metres, inf = unknown: [height, width], or of the pixels `at` alone, in their shape.
+
+    Nothing but these pixels is read. A SceneError for a wrong size, and for values among them that
+    no depth has.
+    """
     _check_depth_size(path, width, height)
-    depth = np.fromfile(path, dtype="<f4").reshape(height, width).astype(np.float32, copy=False)
+    stored = np.memmap(path, dtype="<f4", mode="r", shape=(height, width))
+    depth = np.array(stored if at is None else stored[at], dtype=np.float32)
     wrong = int(np.count_nonzero(~(depth > 0)))
     if wrong:
         raise SceneError(
@@ -230,21 +210,53 @@ def write_scene(folder: Path | str, views: Views, *, quality: int = 95) -> None:
     colmap.write_images(calibration / colmap.IMAGES, images)
 
 
-def _frame(path: Path, image: ColmapImage, camera: ColmapCamera, depths: Path) -> Eth3dFrame:
-    intrinsic = camera.intrinsic()
+def _as_shot(
+    places: SceneFolders, cameras: dict[int, ColmapCamera], images: dict[str, ColmapImage]
+) -> dict[str, ColmapCamera]:
+    """By picture name: the camera of the picture as it was shot, whose pixels ETH3D's depth and
+    masks are of. Empty where the calibration is not there, or nothing needs it.
+    """
+    if places.is_distorted:
+        return {name: cameras[image.camera_id] for name, image in images.items()}
+    wanted = places.distorted_depth.is_dir() or places.masks.is_dir()
+    if (
+        places.calibration.name != CALIBRATION
+        or not wanted
+        or not places.distorted_calibration.is_dir()
+    ):
+        return {}
+    shot_cameras, shot_images = read_calibration(places.distorted_calibration)
+    for name in images.keys() & shot_images.keys():
+        difference = np.abs(images[name].extrinsic() - shot_images[name].extrinsic()).max()
+        if difference > _SAME_POSE:
+            raise SceneError(
+                f"{name} has one pose in {places.calibration} and another in "
+                f"{places.distorted_calibration} (they differ by {difference:.3g})",
+                "take both calibrations from the same data set: depth belongs to one pose",
+            )
+    return {name: shot_cameras[image.camera_id] for name, image in shot_images.items()}
+
+
+def _frame(
+    places: SceneFolders,
+    path: Path,
+    image: ColmapImage,
+    camera: ColmapCamera,
+    as_shot: dict[str, ColmapCamera],
+) -> Eth3dFrame:
+    camera.linear_part()  # refuses unknown models
     _check_picture(path, camera)
-    depth = depths / path.name
-    if depth.is_file():
-        _check_depth_size(depth, camera.width, camera.height)
-    return Eth3dFrame(
-        path.name,
-        path,
-        image.extrinsic(),
-        intrinsic,
-        camera.width,
-        camera.height,
-        depth if depth.is_file() else None,
-    )
+    shot = as_shot.get(path.name)
+    depth, mask = None, None
+    if (places.depth / path.name).is_file():
+        depth = PixelFile(places.depth / path.name, camera)
+    elif shot is not None and (places.distorted_depth / path.name).is_file():
+        depth = PixelFile(places.distorted_depth / path.name, shot)
+    if depth is not None:
+        _check_depth_size(depth.path, depth.camera.width, depth.camera.height)
+    if shot is not None and (places.masks / f"{path.stem}.png").is_file():
+        mask = PixelFile(places.masks / f"{path.stem}.png", shot)
+    return Eth3dFrame(path.name, path, image.extrinsic(), camera, depth, mask)
 
 
 def _check_picture(path: Path, camera: ColmapCamera) -> None:
@@ -284,16 +296,29 @@ def _note(
     without_pose: Sequence[Path],
     others: int,
 ) -> str:
-    with_depth = sum(frame.depth is not None for frame in frames)
-    parts = [f"cameras from {places.calibration}", f"depth of {with_depth} of {len(frames)} frames"]
+    moved = [frame.depth.camera != frame.camera for frame in frames if frame.depth is not None]
+    parts = [
+        f"cameras from {places.calibration}",
+        f"depth of {len(moved)} of {len(frames)} frames"
+        + (", resampled from the pictures as they were shot" if any(moved) else ""),
+    ]
     if without_pose:
         names = ", ".join(path.name for path in without_pose[:_LISTED])
         more = ", ..." if len(without_pose) > _LISTED else ""
         parts.append(f"without a pose: {names}{more}")
     if others:
         parts.append(f"{others} more poses in the calibration")
-    if not with_depth and (places.root / DEPTH / DISTORTED).is_dir():
-        parts.append(f"{DEPTH}/{DISTORTED} belongs to the distorted pictures and is not used")
+    if not places.is_distorted and not places.distorted_calibration.is_dir():
+        unused = [
+            f"{folder.parent.name}/{folder.name}"
+            for folder in (places.distorted_depth, places.masks)
+            if folder.is_dir()
+        ]
+        if unused:
+            parts.append(
+                f"not used: {', '.join(unused)}, of the pictures as they were shot (there is no "
+                f"{DISTORTED_CALIBRATION})"
+            )
     return "; ".join(parts)
 
 

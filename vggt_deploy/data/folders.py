@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vggt_deploy.data.eth3d_layout import DISTORTED, PICTURES, root_of, roots_of_scene
 from vggt_deploy.errors import ImageError, UsageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
@@ -31,7 +32,7 @@ FOREIGN_SUFFIXES = frozenset(
     {".heic", ".heif", ".avif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jxl", ".dng", ".cr2",
      ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".ppm", ".pgm", ".exr"}
 )  # fmt: skip
-ETH3D_FOLDERS = ("dslr_images_undistorted", "dslr_images")
+ETH3D_FOLDERS = (PICTURES, DISTORTED)
 # Folders whose files have picture names and are not photographs.
 NOT_PHOTOGRAPHS = frozenset({"ground_truth_depth", "masks_for_images", "__macosx"})
 _DEPTH_NAME = re.compile(r"[._-]depth\.png$", re.IGNORECASE)
@@ -100,7 +101,9 @@ def find_images(root: Path | str, *, max_images: int | None = None) -> ImageFold
 def scene_roots(folder: Path) -> tuple[Path, ...]:
     """The ETH3D scenes in `folder`, in natural order; the folder itself where there is none.
 
-    Hidden folders are not entered.
+    Hidden folders are not entered. A scene whose archives were unpacked into folders of their names
+    is one scene: where it has undistorted pictures, the folder with those that were shot is not
+    another.
     """
     folder = folder.expanduser().absolute()
     patterns = [
@@ -109,17 +112,17 @@ def scene_roots(folder: Path) -> tuple[Path, ...]:
         for images in ("images/", "")
         for name in ETH3D_FOLDERS
     ]
-    roots: set[Path] = set()
+    roots: dict[Path, set[str]] = {}
     for pattern in patterns:
         for pictures in folder.glob(pattern):
             inside = {part.lower() for part in pictures.relative_to(folder).parts}
             # Hidden: what a killed writer left, half a scene.
             hidden = any(part.startswith(".") for part in inside)
             if pictures.is_dir() and not hidden and not inside & NOT_PHOTOGRAPHS:
-                parent = pictures.parent
-                roots.add(parent.parent if parent.name == "images" else parent)
-    ordered = sorted(roots, key=lambda root: natural_key(str(root)))
-    return tuple(ordered) or (folder,)
+                roots.setdefault(root_of(pictures), set()).add(pictures.name)
+    best = {root for root, names in roots.items() if PICTURES in names}
+    kept = [root for root in roots if root in best or best.isdisjoint(roots_of_scene(root))]
+    return tuple(sorted(kept, key=lambda root: natural_key(str(root)))) or (folder,)
 
 
 def find_all_images(folder: Path, *, max_images: int | None = None) -> tuple[dict[str, Path], ...]:

@@ -3,8 +3,14 @@
 Resizing, cropping and padding move pixels, and the intrinsic matrix with them. In continuous
 coordinates (the first pixel's centre at 0.5) a Placement says x_network = scale_x x_picture + left,
 so f_x' = scale_x f_x and c_x' = scale_x c_x + left, without half pixels to add; poses stay as they
-are. Depth is taken from the nearest pixel and never interpolated: between two surfaces, or between
-a surface and infinity, there is no depth.
+are.
+
+Depth is taken from the pixel that a network pixel's centre falls on, and never interpolated:
+between two surfaces, or between a surface and infinity, there is no depth. Where the depth is of
+the picture as it was shot and the network sees the undistorted one, the way is: network pixel,
+point of the picture, ray of its camera, point of the shot picture (another lens at the same place,
+so z is the same), pixel. Whether ETH3D's cx and cy count from a pixel's corner, as here, or from
+its centre is not said anywhere; it is half a pixel of 6048.
 """
 
 from __future__ import annotations
@@ -18,10 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_deploy.data.eth3d import Eth3dFrame, read_depth, read_frames, scene_of
-from vggt_deploy.data.eth3d import why_without_calibration as _why_without_calibration
+from vggt_deploy.data.colmap import ColmapCamera
+from vggt_deploy.data.eth3d import Eth3dFrame, Pixels, read_depth, read_frames
+from vggt_deploy.data.eth3d_layout import scene_of, why_without_calibration
 from vggt_deploy.data.images import Placement
-from vggt_deploy.data.masks import MaskUse
+from vggt_deploy.data.lens import points_of, rays_of
+from vggt_deploy.data.masks import EVERY_BIT, MaskUse, check_bits, read_mask
 from vggt_deploy.errors import SceneError, UsageError
 from vggt_deploy.geometry import Doubles
 
@@ -49,14 +57,25 @@ class GroundTruth:
 
 
 def ground_truth(
-    paths: Sequence[Path], placements: Sequence[Placement], height: int, width: int
+    paths: Sequence[Path],
+    placements: Sequence[Placement],
+    height: int,
+    width: int,
+    *,
+    mask_bits: int = EVERY_BIT,
 ) -> GroundTruth | None:
     """The truth for pictures as `load_images` placed them (an ImageBatch's paths and placements).
 
-    None if the pictures lie in no scene with calibration (`no_truth_because` says why). A
-    SceneError if they do and it does not fit: a picture without a pose, of another size than its
-    camera, depth of a wrong size.
+    None if the pictures lie in no scene with calibration (`no_truth_because` says why).
+
+    mask_bits: flags of ETH3D's masks (data.masks) whose pixels lose their depth; 0 for none
+
+    Raises:
+        SceneError: calibration that does not fit: a picture without a pose, of another size than
+            its camera, depth or a mask of a wrong size; a lens that needs pycolmap, without it.
+        UsageError: other flags than 1 and 2; placements of other pictures.
     """
+    check_bits(mask_bits)
     if not paths or len(paths) != len(placements):
         raise UsageError(
             f"{len(placements)} placements for {len(paths)} pictures",
@@ -74,13 +93,25 @@ def ground_truth(
     frames = scene.frames
     for frame, place in zip(frames, placements, strict=True):
         _check_placement(frame, place)
+    rays = _rays(frames, placements, height, width)
+    depth, masks = _depths(frames, placements, height, width, mask_bits)
+    if depth is not None and rays is not None:
+        depth[np.isnan(rays).any(axis=-1)] = np.inf
+    note = scene.note
+    if masks is not None:
+        note += f"; {masks.text}: {masks.pixels} pixels of depth, masks of {masks.frames} frames"
     return GroundTruth(
         extrinsic=np.stack([frame.extrinsic for frame in frames]),
         intrinsic=np.stack(
-            [moved_intrinsic(f.intrinsic, p) for f, p in zip(frames, placements, strict=True)]
+            [
+                moved_intrinsic(frame.camera.linear_part(), place)
+                for frame, place in zip(frames, placements, strict=True)
+            ]
         ),
-        depth=_depths(frames, placements, height, width),
-        note=scene.note,
+        depth=depth,
+        note=note,
+        rays=rays,
+        masks=masks,
     )
 
 
@@ -129,7 +160,7 @@ def no_truth_because(paths: Sequence[Path]) -> str | None:
     if len(folders) != 1:
         return f"the pictures lie in {len(folders)} folders, not in one scene"
     (folder,) = folders
-    return None if scene_of(folder) is not None else _why_without_calibration(folder)
+    return None if scene_of(folder) is not None else why_without_calibration(folder)
 
 
 def moved_intrinsic(intrinsic: Doubles, place: Placement) -> Doubles:
@@ -141,15 +172,34 @@ def moved_intrinsic(intrinsic: Doubles, place: Placement) -> Doubles:
     return moved
 
 
-def moved_depth(
-    depth: NDArray[np.float32], place: Placement, height: int, width: int
-) -> NDArray[np.float32]:
-    """Depth [h, w] of the picture -> [height, width] of the network's frame, inf in the padding."""
-    rows, row_inside = _nearest(height, place.top, place.resized_height, depth.shape[0])
-    columns, column_inside = _nearest(width, place.left, place.resized_width, depth.shape[1])
-    out = np.full((height, width), np.inf, dtype=np.float32)
-    out[np.ix_(row_inside, column_inside)] = depth[np.ix_(rows[row_inside], columns[column_inside])]
-    return out
+def source_pixels(
+    picture: ColmapCamera, stored: ColmapCamera, place: Placement, height: int, width: int
+) -> tuple[Pixels, NDArray[np.bool_]]:
+    """For each pixel of the network's frame: the pixel of a stored file under its centre.
+
+    Rows and columns [height, width], and where there is one. `picture` is the camera of the picture
+    that was placed, `stored` that of the file's pixels, with the same pose.
+    """
+    rows, row_inside = _nearest(height, place.top, place.resized_height, picture.height)
+    columns, column_inside = _nearest(width, place.left, place.resized_width, picture.width)
+    inside = row_inside[:, None] & column_inside
+    if stored == picture:
+        row, column = np.broadcast_arrays(rows[:, None], columns)
+        return (np.where(inside, row, 0), np.where(inside, column, 0)), inside
+    points = points_of(stored, rays_of(picture, picture_points(place, height, width)[inside]))
+    # NaN, where a lens has no point for the ray, is not within.
+    hit = (points >= 0).all(axis=1) & (points < (stored.width, stored.height)).all(axis=1)
+    inside[inside] = hit
+    row, column = np.zeros((2, height, width), dtype=np.int64)
+    column[inside], row[inside] = np.floor(points[hit]).astype(np.int64).T
+    return (row, column), inside
+
+
+def picture_points(place: Placement, height: int, width: int) -> Doubles:
+    """[height, width, 2]: where the centres of the network's pixels lie in the picture, x and y."""
+    x = (np.arange(width) + 0.5 - place.left) / place.scale_x
+    y = (np.arange(height) + 0.5 - place.top) / place.scale_y
+    return np.stack(np.meshgrid(x, y), axis=-1)
 
 
 def _nearest(
@@ -167,23 +217,58 @@ def _nearest(
 
 def _check_placement(frame: Eth3dFrame, place: Placement) -> None:
     """The placed picture has the camera's size (it would not after an orientation was applied)."""
-    scales = (place.resized_width / frame.width, place.resized_height / frame.height)
-    if scales != (place.scale_x, place.scale_y):
+    width, height = frame.camera.width, frame.camera.height
+    if (place.resized_width / width, place.resized_height / height) != (
+        place.scale_x,
+        place.scale_y,
+    ):
         raise SceneError(
-            f"{frame.path} was placed as a picture of another size than {frame.width} x "
-            f"{frame.height}, the camera's",
+            f"{frame.path} was placed as a picture of another size than {width} x {height}, "
+            "the camera's",
             "load the pictures of the scene as they are stored",
         )
 
 
-def _depths(
+def _rays(
     frames: Sequence[Eth3dFrame], placements: Sequence[Placement], height: int, width: int
-) -> NDArray[np.float32] | None:
-    if all(frame.depth is None for frame in frames):
+) -> Doubles | None:
+    """[S, height, width, 2], NaN in the padding; None if matrices describe all cameras."""
+    if all(frame.camera.is_pinhole for frame in frames):
         return None
-    out = np.full((len(frames), height, width), np.inf, dtype=np.float32)
+    out = np.full((len(frames), height, width, 2), np.nan)
     for target, frame, place in zip(out, frames, placements, strict=True):
-        if frame.depth is not None:
-            stored = read_depth(frame.depth, frame.width, frame.height)
-            target[:] = moved_depth(stored, place, height, width)
+        _, inside = source_pixels(frame.camera, frame.camera, place, height, width)
+        target[inside] = rays_of(frame.camera, picture_points(place, height, width)[inside])
     return out
+
+
+def _depths(
+    frames: Sequence[Eth3dFrame],
+    placements: Sequence[Placement],
+    height: int,
+    width: int,
+    mask_bits: int,
+) -> tuple[NDArray[np.float32] | None, MaskUse | None]:
+    """Depth [S, height, width] without what masks take from it, and what they took."""
+    if all(frame.depth is None for frame in frames):
+        return None, None
+    out = np.full((len(frames), height, width), np.inf, dtype=np.float32)
+    masks, lost = 0, 0
+    for target, frame, place in zip(out, frames, placements, strict=True):
+        if frame.depth is None:
+            continue
+        camera = frame.depth.camera
+        at, inside = source_pixels(frame.camera, camera, place, height, width)
+        seen = at[0][inside], at[1][inside]
+        target[inside] = read_depth(frame.depth.path, camera.width, camera.height, seen)
+        if frame.mask is None:
+            continue
+        masks += 1
+        if mask_bits:
+            camera = frame.mask.camera
+            at, inside = source_pixels(frame.camera, camera, place, height, width)
+            flags = read_mask(frame.mask.path, camera.width, camera.height)[at]
+            dropped = inside & ((flags & mask_bits) != 0) & np.isfinite(target)
+            lost += int(np.count_nonzero(dropped))
+            target[dropped] = np.inf
+    return out, MaskUse(mask_bits, masks, lost) if masks else None

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import cast
 
 from vggt_deploy.artifact import writing
-from vggt_deploy.data.eth3d import CALIBRATION, DEPTH, IMAGES, write_scene
+from vggt_deploy.data.eth3d import write_scene
+from vggt_deploy.data.eth3d_layout import CALIBRATION, DEPTH, IMAGES
 from vggt_deploy.data.synthetic import render_views
 from vggt_deploy.errors import ArtifactError, UsageError
 from vggt_deploy.progress import Progress, silent
