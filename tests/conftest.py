@@ -12,7 +12,7 @@ from PIL import Image
 
 from vggt_deploy.data.synthetic import render_views
 
-pytest_plugins = ("fake_comparison",)  # in tests/support
+pytest_plugins = ("browser", "fake_comparison")  # in tests/support
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

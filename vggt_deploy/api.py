@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vggt_deploy.quantize.calibration import collect_statistics as calibrate
     from vggt_deploy.quantize.targets import scheme_rows as schemes
     from vggt_deploy.search.pipeline import search as search
+    from vggt_deploy.report.write import rewrite as report
     from vggt_deploy.sensitivity.bisect import bisect as bisect
     from vggt_deploy.sensitivity.pipeline import sensitivity as sensitivity
     from vggt_deploy.ship.bundle import bundle as bundle
@@ -48,6 +49,7 @@ __all__ = [
     "inspect",
     "qat",
     "rebuild",
+    "report",
     "run",
     "scene",
     "schemes",
@@ -72,6 +74,7 @@ _VERBS = {
     "inspect": ("vggt_deploy.engines.inspect", "inspect_engine"),
     "qat": ("vggt_deploy.qat.pipeline", "qat"),
     "rebuild": ("vggt_deploy.ship.rebuild", "rebuild"),
+    "report": ("vggt_deploy.report.write", "rewrite"),
     "run": ("vggt_deploy.engines.run", "run"),
     "scene": ("vggt_deploy.data.scenes", "write_scenes"),
     "schemes": ("vggt_deploy.quantize.targets", "scheme_rows"),

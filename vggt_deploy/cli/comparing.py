@@ -33,6 +33,24 @@ if TYPE_CHECKING:
     from vggt_deploy.compare.gates import Gates
     from vggt_deploy.compare.report import ComparisonReport
 
+Baseline = Annotated[
+    Path | None,
+    typer.Option(
+        "--baseline",
+        metavar="OLD",
+        help="An earlier report: what changed since, how sure.",
+    ),
+]
+SensitivityOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--sensitivity", metavar="DIR", help="What `sensitivity` wrote of these weights, to show."
+    ),
+]
+Language = Annotated[
+    str, typer.Option("--language", help="Of summary and experiment report: en or zh.")
+]
+
 
 @app.command()
 def compare(
@@ -96,6 +114,28 @@ def compare(
         bool, typer.Option("--resume", help="Go on with the comparison in the output folder.")
     ] = False,
     overwrite: Overwrite = False,
+    frames: Annotated[
+        str | None,
+        typer.Option(
+            "--frames",
+            metavar="LIST",
+            help="Which pictures of each scene: eth3d-5, eth3d-10, or a TOML file.",
+        ),
+    ] = None,
+    baseline: Baseline = None,
+    sensitivity: SensitivityOption = None,
+    language: Language = "en",
+    executor: Annotated[
+        str,
+        typer.Option(
+            "--executor",
+            help="Where the variants run: local, or ray: the nodes of a Ray cluster.",
+        ),
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option("--ray-address", help="Of the cluster; default: as Ray finds it."),
+    ] = None,
     gate: Annotated[
         bool,
         typer.Option(
@@ -123,6 +163,12 @@ def compare(
         "sensitive": tuple(sensitive or ()),
         "calibrate": calibrate,
         **({} if calibration_method is None else {"calibration_method": calibration_method}),
+        "frames": frames,
+        "baseline": baseline,
+        "sensitivity": sensitivity,
+        "language": language,
+        "executor": executor,
+        "ray_address": ray_address,
     }
     from vggt_deploy import api
 
@@ -153,6 +199,22 @@ def compare(
     print_report(report, console())
     if limits is not None:
         _hold_against(report, limits)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder of a finished comparison.")],
+    baseline: Baseline = None,
+    sensitivity: SensitivityOption = None,
+    language: Language = "en",
+) -> None:
+    """Write page, texts and pictures of a comparison again; nothing is measured."""
+    from vggt_deploy import api
+
+    written = api.report(folder, baseline=baseline, sensitivity=sensitivity, language=language)
+    from vggt_deploy.tables import console, print_report
+
+    print_report(written, console())
 
 
 def _gates(path: Path | None) -> Gates:

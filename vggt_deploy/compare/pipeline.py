@@ -13,6 +13,7 @@ import errno
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -21,22 +22,33 @@ from rich.console import Console
 
 from vggt_deploy.artifact import locked
 from vggt_deploy.compare.asking import identify_model
+from vggt_deploy.compare.baseline import changes
 from vggt_deploy.compare.calibration import ask_calibration
 from vggt_deploy.compare.devices import ask_device
-from vggt_deploy.compare.environment import describe_environment, usable_cpus
+from vggt_deploy.compare.environment import Environment, usable_cpus
+from vggt_deploy.compare.executors import opened
 from vggt_deploy.compare.jobs import LayerPatterns, ModelQuestion
 from vggt_deploy.compare.protocol import protocol_of
 from vggt_deploy.compare.question import Settings, build_question
 from vggt_deploy.compare.recommend import recommend
-from vggt_deploy.compare.report import SCHEMA, ComparisonReport, Row, write_report
+from vggt_deploy.compare.report import (
+    SCHEMA,
+    ComparisonReport,
+    Row,
+    read_report,
+    write_report,
+)
 from vggt_deploy.compare.rows import Sweep
 from vggt_deploy.compare.scenes import Scenes, check_asked, find_scenes, read_scenes
 from vggt_deploy.compare.state import Folder, begin, check_folder
 from vggt_deploy.compare.variants import parse_variants
+from vggt_deploy.data.frame_lists import load_frame_list
 from vggt_deploy.errors import CompareError
 from vggt_deploy.model.config import get_config
 from vggt_deploy.outputs import OUTPUT_GROUPS, output_groups
 from vggt_deploy.quantize.methods import DEFAULT_METHOD
+from vggt_deploy.report.languages import speaker
+from vggt_deploy.report.sensitivity import keep_sensitivity, read_sensitivity
 from vggt_deploy.report.write import draw, write_texts
 
 WORKER = (sys.executable, "-m", "vggt_deploy.compare.worker")
@@ -72,6 +84,12 @@ def compare(
     verify: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    frames: str | Path | None = None,
+    baseline: Path | str | None = None,
+    sensitivity: Path | str | None = None,
+    language: str = "en",
+    executor: str = "local",
+    ray_address: str | None = None,
     console: Console | None = None,
     worker_command: Sequence[str] = WORKER,
 ) -> ComparisonReport:
@@ -115,6 +133,13 @@ def compare(
         verify: let each export check its graph against PyTorch as well.
         resume: keep the finished rows in `output_dir`; refused if the question changed.
         overwrite: remove a former comparison in `output_dir` and begin again.
+        frames: name or path of a frame list: which pictures of each scene, instead of all of them
+            or the first `max_images`.
+        baseline: an earlier report, or its folder: what changed since is part of the new one.
+        sensitivity: a table that `vggt-deploy sensitivity` wrote of these weights, for the page.
+        language: of the summary and the experiment report: `en` or `zh`.
+        executor: `local`, or `ray`: variants and scenes over the machines of a Ray cluster.
+        ray_address: of the cluster; None finds it as Ray does.
         console: where progress goes; None is stderr. `Console(quiet=True)` says nothing.
         worker_command: what is started as `COMMAND JOB FILE` for each job.
 
@@ -124,7 +149,12 @@ def compare(
     A variant that fails is a row with its error. Raises CompareError if the reference itself fails.
     """
     check_asked(images_dir, scenes)
+    spoken = speaker(language).language
     variants = parse_variants(schemes, runtimes, calibrated=calibrate is not None)
+    # Read before anything is measured: a mistake in a file should not cost an hour.
+    listed = None if frames is None else load_frame_list(frames)
+    old = None if baseline is None else read_report(Path(baseline).expanduser())
+    table = None if sensitivity is None else read_sensitivity(Path(sensitivity).expanduser())
     settings = Settings(
         model=ModelQuestion(model_spec, config, revision),
         variants=variants,
@@ -139,13 +169,24 @@ def compare(
         timeout_s=timeout_s,
         device=ask_device(device, variants),
     )
-    settings.check()
     folder = Folder(Path(output_dir).expanduser().absolute())
     console = console or Console(stderr=True)
-    with locked(folder.root):
+    with (
+        opened(executor, command=worker_command, address=ray_address) as runner,
+        locked(folder.root),
+    ):
+        if threads is None:
+            settings = replace(settings, threads=runner.environment.usable_cpus)
+        settings.check()
+        runner.check(settings)
         check_folder(folder.root, resume=resume, overwrite=overwrite)
         # No pictures there: told before any download.
-        found = find_scenes(images_dir, scenes, max_images=max_images)
+        found = find_scenes(
+            images_dir,
+            scenes,
+            max_images=max_images,
+            **({} if listed is None else {"frames": listed}),
+        )
         identity = identify_model(settings, worker_command, console)
         settings = settings.resolved(identity)
         read = read_scenes(
@@ -159,15 +200,23 @@ def compare(
         if settings.device is not None:
             settings.device.check_pictures(read.frames, read.accepted, read.height, read.width)
         console.print(read.note, highlight=False, markup=False, soft_wrap=True)
-        question = build_question(settings, read, identity)
-        begin(folder, question, resume=resume, overwrite=overwrite)
-        for number, scene in enumerate(read.items):
-            scene.save(folder.images(number))
-            scene.save_truth(folder.truth(number))
-        sweep = Sweep(settings, folder, read, identity, tuple(worker_command), console)
+        question = build_question(settings, read, identity, runner.environment)
         with _full_disk_explained(folder.root):
-            rows = sweep.run()
-            return _report(folder, settings, read, question, rows, console)
+            begin(folder, question, resume=resume, overwrite=overwrite)
+            for number, scene in enumerate(read.items):
+                scene.save(folder.images(number))
+                scene.save_truth(folder.truth(number))
+            if table is not None:
+                keep_sensitivity(folder, table, identity.sha256)
+            rows = Sweep(settings, folder, read, identity, runner, console).run()
+            report = _report(folder, settings, read, question, rows, runner.environment)
+            if old is not None:
+                report = replace(report, baseline=changes(old, report))
+            write_report(report)
+            write_texts(report, spoken)
+            console.print("drawing the plots, the depth pictures and the page", highlight=False)
+            draw(report, folder, spoken)
+            return report
 
 
 @contextmanager
@@ -190,24 +239,19 @@ def _report(
     scenes: Scenes,
     question: dict[str, Any],
     rows: tuple[Row, ...],
-    console: Console,
+    environment: Environment,
 ) -> ComparisonReport:
     asked = (settings.calibration, settings.device)
     random_weights = question["model"]["kind"] == "random"
-    report = ComparisonReport(
+    return ComparisonReport(
         schema=SCHEMA,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         folder=folder.root,
         question=question,
-        environment=describe_environment(),
+        environment=environment,
         command=tuple(sys.argv),
         rows=rows,
         recommendations=recommend(rows, random_weights=random_weights),
         notes=(scenes.note, *(item.note for item in asked if item is not None)),
         protocol=protocol_of(scenes),
     )
-    write_report(report)
-    write_texts(report)
-    console.print("drawing the plots, the depth pictures and the page", highlight=False)
-    draw(report, folder)
-    return report

@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 from vggt_deploy.compare.calibration import CalibrationQuestion
 from vggt_deploy.compare.devices import DeviceQuestion
-from vggt_deploy.compare.environment import describe_environment
+from vggt_deploy.compare.environment import Environment
 from vggt_deploy.compare.jobs import LayerPatterns, ModelQuestion
 from vggt_deploy.compare.scenes import Scenes
 from vggt_deploy.compare.variants import Variant
 from vggt_deploy.errors import UsageError
 from vggt_deploy.quantize.schemes import SCHEMES, Precision
 
-QUESTION_SCHEMA = 4
+QUESTION_SCHEMA = 5
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,13 @@ class Settings:
         return replace(self, model=replace(self.model, config=identity.config, revision=revision))
 
 
-def build_question(settings: Settings, scenes: Scenes, identity: Identity) -> dict[str, Any]:
-    """The question as JSON. Whatever can change a number is in it; a time limit is not."""
-    environment = describe_environment()
+def build_question(
+    settings: Settings, scenes: Scenes, identity: Identity, environment: Environment
+) -> dict[str, Any]:
+    """The question as JSON. Whatever can change a number is in it; a time limit is not.
+
+    environment: of the machine that variants are timed on.
+    """
     weights = asdict(identity)
     gpu = weights.pop("gpu")
     return {

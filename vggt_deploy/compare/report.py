@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from vggt_deploy.compare.baseline import Changes
 from vggt_deploy.compare.environment import Environment
 from vggt_deploy.compare.geometry import GeometryMetrics
 from vggt_deploy.compare.jobs import write_json
@@ -33,6 +34,10 @@ PAGE_NAME = "report.html"
 CSV_NAME = "comparison_report.csv"
 MARKDOWN_NAME = "comparison_report.md"
 EXPERIMENT_NAME = "experiment_report.md"
+SCENES_CSV_NAME = "comparison_scenes.csv"
+# As `sensitivity.table` names them: a table that was given to be shown.
+SENSITIVITY_NAME = "sensitivity.json"
+SENSITIVITY_CSV_NAME = "sensitivity.csv"
 # All that a comparison writes beside its folders, and may write anew.
 FILES = (
     REPORT_NAME,
@@ -42,6 +47,9 @@ FILES = (
     CSV_NAME,
     MARKDOWN_NAME,
     EXPERIMENT_NAME,
+    SCENES_CSV_NAME,
+    SENSITIVITY_NAME,
+    SENSITIVITY_CSV_NAME,
 )
 
 # "not run": the runtime or the device that the variant needs is not here.
@@ -75,6 +83,7 @@ class Row:
     geometry    against PyTorch FP32: the mean over the scenes
     truth       against the truth: the mean over the scenes that have it; None: none has
     truth_loss  what it lost there against PyTorch FP32, scene by scene; zeros for FP32 itself
+    machine     the kind of machine that it was timed on; None where it was not
     """
 
     runtime: Runtime
@@ -93,6 +102,7 @@ class Row:
     truth: TruthMean | None = None
     truth_loss: TruthLoss | None = None
     treatment: str = ""
+    machine: str | None = None
 
     @property
     def disk_bytes(self) -> int | None:
@@ -148,7 +158,8 @@ class Ratios:
     compression   bytes of the same weights in FP32 / bytes of the artifact. The FP32 side is what
                   PyTorch FP32 holds in memory for the heads compared, so that a checkpoint with a
                   head nobody asked for flatters no scheme
-    speedup_*     median latency of the FP32 variant / median latency of this one: above 1 is faster
+    speedup_*     median latency of the FP32 variant / median latency of this one: above 1 is
+                  faster. Only where both were timed on machines of one kind
     """
 
     compression: float | None
@@ -211,7 +222,11 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class ComparisonReport:
-    """Everything one comparison found out. `question` is what was asked, as in question.json."""
+    """Everything one comparison found out. `question` is what was asked, as in question.json.
+
+    protocol    how the numbers against the truth were taken
+    baseline    what changed since an earlier report, if one was given
+    """
 
     schema: int
     created: str
@@ -223,6 +238,7 @@ class ComparisonReport:
     recommendations: tuple[Recommendation, ...]
     notes: tuple[str, ...]
     protocol: MetricProtocol
+    baseline: Changes | None = None
 
     @property
     def reference(self) -> Row:
@@ -264,19 +280,26 @@ class ComparisonReport:
 
 def ratios(row: Row, rows: tuple[Row, ...]) -> Ratios:
     """Size and speed of a row against the FP32 rows among `rows`; the first is PyTorch FP32."""
-    measured, reference = row.measured, rows[0].measured
-    onnx = next((r.measured for r in rows if r.label == "onnxruntime/fp32"), None)
+    reference = rows[0]
+    onnx = next((r for r in rows if r.label == "onnxruntime/fp32"), None)
     compression = None
-    if row.runtime != "torch" and row.disk_bytes and reference and reference.held_bytes:
-        compression = reference.held_bytes / row.disk_bytes
-    if measured is None or reference is None:
-        return Ratios(compression, None, None)
-    median = measured.latency.median_ms
-    return Ratios(
-        compression=compression,
-        speedup_torch_fp32=reference.latency.median_ms / median,
-        speedup_onnxruntime_fp32=onnx.latency.median_ms / median if onnx is not None else None,
-    )
+    if (
+        row.runtime != "torch"
+        and row.disk_bytes
+        and reference.measured
+        and reference.measured.held_bytes
+    ):
+        compression = reference.measured.held_bytes / row.disk_bytes
+    return Ratios(compression, _times_faster(row, reference), _times_faster(row, onnx))
+
+
+def _times_faster(row: Row, other: Row | None) -> float | None:
+    """Median latency of `other` / that of `row`; None where they can't be compared."""
+    if other is None or row.measured is None or other.measured is None:
+        return None
+    if row.machine != other.machine:
+        return None
+    return other.measured.latency.median_ms / row.measured.latency.median_ms
 
 
 def write_report(report: ComparisonReport) -> Path:
@@ -323,4 +346,5 @@ def _decode(data: dict[str, Any], folder: Path) -> ComparisonReport:
         recommendations=tuple(Recommendation.from_json(r) for r in data["recommendations"]),
         notes=tuple(data["notes"]),
         protocol=MetricProtocol.from_json(data["protocol"]),
+        baseline=Changes.from_json(data["baseline"]) if data["baseline"] else None,
     )

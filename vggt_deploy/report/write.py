@@ -2,20 +2,70 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from vggt_deploy.compare.report import ComparisonReport
+from vggt_deploy.artifact import locked
+from vggt_deploy.compare.baseline import changes
+from vggt_deploy.compare.report import ComparisonReport, read_report, write_report
 from vggt_deploy.compare.state import Folder
+from vggt_deploy.errors import CompareError
+from vggt_deploy.report.csv_table import write_csv
+from vggt_deploy.report.experiment import write_experiment
+from vggt_deploy.report.languages import Language, speaker
 from vggt_deploy.report.pictures import draw_depth_pictures
 from vggt_deploy.report.plots import draw_plots
+from vggt_deploy.report.sensitivity import keep_sensitivity, read_sensitivity
 from vggt_deploy.report.summary import write_summary
 
 
-def write_texts(report: ComparisonReport) -> tuple[Path, ...]:
-    """What is text: written at once, and before anything is drawn."""
-    return (write_summary(report),)
+def write_texts(report: ComparisonReport, language: Language = "en") -> tuple[Path, ...]:
+    """What needs the report alone: written at once, and before anything is drawn."""
+    return (write_summary(report, language), *write_csv(report))
 
 
-def draw(report: ComparisonReport, folder: Folder) -> tuple[Path, ...]:
-    """What takes seconds: plots and pictures."""
-    return (draw_plots(report), *draw_depth_pictures(report, folder))
+def draw(report: ComparisonReport, folder: Folder, language: Language = "en") -> tuple[Path, ...]:
+    """What takes seconds: plots and pictures, the page, and the text that shows the pictures."""
+    return (
+        draw_plots(report),
+        *draw_depth_pictures(report, folder),
+        write_experiment(report, folder, language),
+    )
+
+
+def rewrite(
+    folder: Path | str,
+    *,
+    language: str = "en",
+    baseline: Path | str | None = None,
+    sensitivity: Path | str | None = None,
+) -> ComparisonReport:
+    """Write texts, pictures and page of a finished comparison again; nothing is measured.
+
+    Args:
+        folder: that `compare` has finished.
+        language: of the summary and the experiment report: `en` or `zh`.
+        baseline: an earlier report to hold this one against; None keeps what it was held against.
+        sensitivity: a table that `vggt-deploy sensitivity` wrote of these weights; None keeps the
+            one that is there.
+
+    Raises:
+        CompareError: no finished comparison there, or one that something is writing.
+    """
+    root = Path(folder).expanduser().absolute()
+    if not root.is_dir():
+        raise CompareError(f"{root} is no folder", "give the folder that compare wrote")
+    spoken = speaker(language).language
+    places = Folder(root)
+    with locked(root):
+        report = read_report(root)
+        if sensitivity is not None:
+            table = read_sensitivity(Path(sensitivity).expanduser())
+            keep_sensitivity(places, table, report.question["model"]["sha256"])
+        if baseline is not None:
+            old = read_report(Path(baseline).expanduser())
+            report = replace(report, baseline=changes(old, report))
+            write_report(report)
+        write_texts(report, spoken)
+        draw(report, places, spoken)
+    return report
