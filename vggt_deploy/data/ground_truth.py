@@ -97,9 +97,6 @@ def ground_truth(
     depth, masks = _depths(frames, placements, height, width, mask_bits)
     if depth is not None and rays is not None:
         depth[np.isnan(rays).any(axis=-1)] = np.inf
-    note = scene.note
-    if masks is not None:
-        note += f"; {masks.text}: {masks.pixels} pixels of depth, masks of {masks.frames} frames"
     return GroundTruth(
         extrinsic=np.stack([frame.extrinsic for frame in frames]),
         intrinsic=np.stack(
@@ -109,7 +106,7 @@ def ground_truth(
             ]
         ),
         depth=depth,
-        note=note,
+        note=scene.note if masks is None else f"{scene.note}; {masks.note}",
         rays=rays,
         masks=masks,
     )

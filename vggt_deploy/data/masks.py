@@ -45,6 +45,13 @@ class MaskUse:
             EVALUATION_BIT: f"mask bit {EVALUATION_BIT} dropped",
         }.get(self.bits, f"mask bits {IMAGE_BIT} and {EVALUATION_BIT} dropped")
 
+    @property
+    def note(self) -> str:
+        """The same with what it cost."""
+        if not self.bits:
+            return f"{self.text} ({self.frames} frames have one)"
+        return f"{self.text}: {self.pixels} pixels of depth, masks of {self.frames} frames"
+
 
 def check_bits(bits: int) -> None:
     """A UsageError for flags that no mask of ETH3D has."""
