@@ -3,7 +3,7 @@
 #   make demo                 rendered scenes -> vggt-nano, every scheme x PyTorch, ONNX Runtime -> report
 #   make demo IMAGES=folder   the same on your pictures (CALIBRATE=folder: static activations too)
 #   make demo SCENES=folder   on your scenes with truth, in ETH3D's layout
-#   make test                 ruff, mypy, pytest (what CI runs)
+#   make test                 ruff, mypy, pytest (what CI runs); as root it installs Debian's Chromium
 #   make bench                times, memory and sizes at VGGT-1B shape; 25 GB of disk, 15 GB of memory
 #   make bench-rtx            engines of every scheme by TensorRT-RTX, no GPU needed: seconds, memory, bytes
 #   make bench-accuracy       what each switch of quantization buys on vggt-nano, ModelOpt beside it
@@ -38,7 +38,7 @@ OWN = $(IMAGES)$(SCENES)
 LOOKS = $(filter all,$(SCHEMES))$(foreach word,+static +smooth +gptq,$(findstring $(word),$(SCHEMES)))
 CALIBRATION = $(or $(CALIBRATE),$(if $(OWN),,$(if $(strip $(LOOKS)),$(DEMO)/calibrate)))
 
-.PHONY: demo test bench bench-rtx bench-accuracy bench-gpu lint clean setup
+.PHONY: demo test browser bench bench-rtx bench-accuracy bench-gpu lint clean setup
 .DEFAULT_GOAL := test
 
 setup: $(STAMP)
@@ -70,6 +70,7 @@ demo: $(STAMP)
 	  $(if $(IMAGES),--images '$(IMAGES)') $(if $(SCENES),--scenes '$(SCENES)') \
 	  $(if $(OWN),,--scenes '$(DEMO)/scenes') \
 	  $(DEMO_ARGS) -o $(DEMO)/report
+	@echo 'Report:   $(DEMO)/report/report.html'
 	@echo 'Plots:    $(DEMO)/report/comparison_plots.png'
 	@echo 'Summary:  $(DEMO)/report/comparison_summary.txt'
 	@echo 'Numbers:  $(DEMO)/report/comparison_report.json'
@@ -79,10 +80,17 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The pages are tested in a browser. Root (CI, a container) gets Debian's Chromium and must have one; anyone
+# else uses what is there, and without one those tests are skipped and say so.
+ROOT := $(filter 0,$(shell id -u))
+
+browser:
+	@sh tests/browser/install_chromium.sh $(if $(ROOT),,|| true)
+
 # One thread per worker: the tensors are tiny, and threads of two workers get in each other's way.
 # loadscope: the tests of a module stay in one worker, so that its exported artifact is made once.
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadscope $(PYTEST_ARGS)
+test: lint browser
+	$(if $(ROOT),VGGT_DEPLOY_REQUIRE_BROWSER=1) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadscope $(PYTEST_ARGS)
 
 # BENCH_ARGS='--model random:vggt-tiny' is the same in two minutes; see bench/README.md.
 bench: $(STAMP)

@@ -24,6 +24,9 @@ FORBIDDEN = {
     "ship": frozenset({"torch", "onnx", "onnx_ir", "onnxscript"}),
     "train": ONNX | RUNTIMES,
     "qat": ONNX | RUNTIMES,
+    "report": ONNX | RUNTIMES | {"torch"},
+    "pages": ONNX | RUNTIMES | {"torch"},
+    "visualize": ONNX | RUNTIMES | {"torch"},
     "geometry.py": ONNX | RUNTIMES | {"torch"},
     "manifest.py": ONNX | RUNTIMES | {"torch", "numpy"},
     "records.py": ONNX | RUNTIMES | {"torch", "numpy"},
@@ -43,6 +46,9 @@ FORBIDDEN_PARTS = {
     "sensitivity": {"build", "ship", "qat", "search", "cli"},
     "search": {"build", "ship", "qat", "cli"},
     "compare": {"train", "qat", "sensitivity", "search", "cli"},
+    "report": {"model", "export", "engines", "build", "train", "qat", "search", "cli"},
+    "pages": {"compare", "report", "visualize", "model", "quantize", "export", "engines", "cli"},
+    "visualize": {"model", "quantize", "export", "build", "report", "train", "qat", "cli"},
     "records.py": {"model", "quantize", "export", "engines", "compare", "data", "cli"},
     "manifest.py": {"model", "quantize", "export", "engines", "compare", "data", "cli"},
     "artifact.py": {"model", "quantize", "export", "engines", "compare", "data", "cli"},
@@ -62,12 +68,26 @@ LIGHT = (
     "vggt_deploy.geometry",
     "vggt_deploy.manifest",
     "vggt_deploy.options",
+    "vggt_deploy.pages",
     "vggt_deploy.progress",
     "vggt_deploy.quantize",
+    "vggt_deploy.report",
     "vggt_deploy.ship",
     "vggt_deploy.tables",
+    "vggt_deploy.visualize",
 )
-HEAVY = (*ONNX, *RUNTIMES, "torch", "matplotlib", "scipy")
+HEAVY = (
+    *ONNX,
+    *RUNTIMES,
+    "torch",
+    "matplotlib",
+    "scipy",
+    "jinja2",
+    "httpx",
+    "py7zr",
+    "pycolmap",
+    "ray",
+)
 
 
 def imported_names(source: str) -> Iterator[str]:
