@@ -27,6 +27,7 @@ from vggt_deploy.compare.truth import truth_metrics
 from vggt_deploy.compare.variants import REFERENCE
 from vggt_deploy.data.eth3d import write_scene
 from vggt_deploy.data.folders import scene_roots
+from vggt_deploy.data.frame_lists import FrameList
 from vggt_deploy.data.synthetic import render_views
 from vggt_deploy.errors import CompareError, ImageError, SceneError, UsageError
 from vggt_deploy.report.summary import summary_text
@@ -97,6 +98,61 @@ def test_scenes_of_one_name_are_told_apart(rendered: Path, tmp_path: Path) -> No
     assert len({scene.name for scene in found}) == 2
     with pytest.raises(UsageError, match="given twice"):
         find_scenes(None, [rendered, rendered / "scene_1000001"], max_images=None)
+
+
+def frame_list(**scenes: tuple[str, ...]) -> FrameList:
+    return FrameList("mine", "ab" * 32, scenes, "here", "by hand", {})
+
+
+@pytest.fixture
+def listed() -> FrameList:
+    """The last and the first picture of both scenes, in this order."""
+    names = ("DSC_0002.JPG", "DSC_0000.JPG")
+    return frame_list(scene_1000001=names, scene_1000002=names, scene_1000003=names)
+
+
+def read(found: Any, **changes: Any) -> Any:
+    request = {"mode": "crop", "width": WIDTH, "height": HEIGHT, "skip_bad": False}
+    return read_scenes(found, **(request | {"need_truth": True} | changes))
+
+
+def test_exactly_the_listed_frames_in_their_order(rendered: Path, listed: FrameList) -> None:
+    found = find_scenes(None, [rendered], max_images=None, frames=listed)
+    for scene in found:
+        assert tuple(path.name for path in scene.images.paths) == listed.scenes[scene.name]
+        assert scene.images.note.endswith("2 by the frame list mine")
+    chosen, every = read(found), read(find_scenes(None, [rendered], max_images=None))
+    assert chosen.listed == listed
+    assert chosen.to_json()["frame_list"] == {"name": "mine", "sha256": "ab" * 32}
+    assert every.to_json()["frame_list"] is None
+    # Pixels and truth follow the order of the list, not that of the names.
+    for ours, all_ in zip(chosen.items, every.items, strict=True):
+        assert np.array_equal(ours.pixels, all_.pixels[[2, 0]])
+        assert np.array_equal(ours.truth.extrinsic, all_.truth.extrinsic[[2, 0]])
+        assert np.array_equal(ours.truth.depth, all_.truth.depth[[2, 0]])
+        assert not np.array_equal(ours.truth.extrinsic, all_.truth.extrinsic[[0, 2]])
+
+
+def test_the_list_is_found_by_the_scene_of_a_single_folder(
+    rendered: Path, listed: FrameList
+) -> None:
+    pictures = rendered / "scene_1000002" / "images" / "dslr_images_undistorted"
+    (scene,) = find_scenes(pictures, (), max_images=None, frames=listed)
+    assert [path.name for path in scene.images.paths] == ["DSC_0002.JPG", "DSC_0000.JPG"]
+
+
+def test_frames_that_can_not_be_followed_are_refused(rendered: Path, listed: FrameList) -> None:
+    with pytest.raises(UsageError, match="both given"):
+        find_scenes(None, [rendered], max_images=2, frames=listed)
+    with pytest.raises(UsageError, match="does not list the scene scene_1000002") as raised:
+        only = frame_list(scene_1000001=listed.scenes["scene_1000001"])
+        find_scenes(None, [rendered], max_images=None, frames=only)
+    assert "listed are scene_1000001" in raised.value.fix
+    gone = frame_list(scene_1000001=("DSC_0000.JPG", "DSC_0007.JPG"))
+    with pytest.raises(ImageError, match=r"lacks DSC_0007\.JPG of the frame list mine"):
+        find_scenes(None, [rendered / "scene_1000001"], max_images=None, frames=gone)
+    with pytest.raises(UsageError, match="can't be left out"):
+        read(find_scenes(None, [rendered], max_images=None, frames=listed), skip_bad=True)
 
 
 def test_no_pictures(tmp_path: Path) -> None:

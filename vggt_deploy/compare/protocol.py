@@ -1,7 +1,7 @@
 """How the numbers against the truth were taken, in words, for every table that shows some.
 
 Published ETH3D numbers disagree because their frames, alignments and masks do; so these stand with
-the numbers. The formulas are those at the top of `truth.py`.
+the numbers. The formulas are those at the top of `truth.py` and of the modules it names.
 """
 
 from __future__ import annotations
@@ -10,8 +10,13 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from vggt_deploy.compare.scenes import Scenes
+from vggt_deploy.compare.truth_clouds import LOSS_TOLERANCE_M, TOLERANCES_M, VOXEL_M
 from vggt_deploy.errors import CompareError
 from vggt_deploy.typed_json import decode
+
+# ETH3D scores a reconstruction of all pictures against its laser scans.
+_NOT_OFFICIAL = "not ETH3D's official benchmark"
+_HASH_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -43,15 +48,43 @@ class MetricProtocol:
 
 def protocol_of(scenes: Scenes) -> MetricProtocol:
     """What the comparison of these scenes does."""
-    what = {"crop": "cropped", "pad": "padded"}.get(scenes.mode, scenes.mode)
+    tolerances = ", ".join(f"{tolerance:g}" for tolerance in TOLERANCES_M)
     return MetricProtocol(
-        frames=f"the first {scenes.frames} pictures of each folder, {what} to "
-        f"{scenes.height} x {scenes.width}",
-        masks="no masks",
-        poses="all pairs of frames, larger of rotation and direction error, exact area",
-        depth="one median scale per scene",
-        points="point head, Umeyama over all pixels with true depth",
+        frames=f"{_frames(scenes)}, {_NOT_OFFICIAL}",
+        masks=_masks(scenes),
+        poses="all pairs of frames, the larger of rotation and direction error, AUC as exact area; "
+        "RRA and RTA each by itself",
+        depth="one alignment per scene: the median scale, and (affine) least-squares scale and "
+        "shift of depth",
+        points="point head at the pixels with true depth, Umeyama over all of them; clouds thinned "
+        f"to {VOXEL_M:g} m, F-score at {tolerances} m, losses of it at {LOSS_TOLERANCE_M:g} m",
     )
+
+
+def _frames(scenes: Scenes) -> str:
+    """Which pictures, and what became of them."""
+    what = {"crop": "cropped", "pad": "padded"}.get(scenes.mode, scenes.mode)
+    size = f"{what} to {scenes.height} x {scenes.width}"
+    listed = scenes.listed
+    if listed is None:
+        return f"the first {scenes.frames} pictures of each folder, {size}"
+    return (
+        f"frame list {listed.name} (sha256 {listed.sha256[:_HASH_SHOWN]}), {len(scenes.items)} of "
+        f"its {len(listed.scenes)} scenes, {scenes.frames} pictures of each, {size}"
+    )
+
+
+def _masks(scenes: Scenes) -> str:
+    """Which pixels of the truth were left out, and in how many scenes there were masks at all."""
+    with_depth = [
+        s.truth for s in scenes.items if s.truth is not None and s.truth.depth is not None
+    ]
+    used = [truth.masks for truth in with_depth if truth.masks is not None]
+    if not used:
+        return "no masks"
+    kinds = " or ".join(dict.fromkeys(masks.text for masks in used))
+    pixels = sum(masks.pixels for masks in used)
+    return f"{kinds} ({pixels} pixels of depth; masks in {len(used)} of {len(with_depth)} scenes)"
 
 
 def _refuse(problem: str) -> Any:

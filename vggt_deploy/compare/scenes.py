@@ -3,6 +3,7 @@
     --images DIR   one scene, as `find_images` finds it
     --scenes DIR   (repeatable) an ETH3D scene, or a folder of ETH3D scenes up to two folders
                    deeper; where there is none, one scene as `find_images` finds it
+    --frames LIST  of each scene exactly the pictures of a frame list, in its order
 
 All scenes have as many views and the same size: an engine may be built for one shape alone, and
 latency is measured on the first scene for all of them.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_deploy.data.folders import ETH3D_FOLDERS, ImageFolder, find_images, scene_roots
+from vggt_deploy.data.frame_lists import FrameList
 from vggt_deploy.data.ground_truth import (
     GroundTruth,
     ground_truth,
@@ -27,7 +29,7 @@ from vggt_deploy.data.ground_truth import (
     write_truth,
 )
 from vggt_deploy.data.images import ImageBatch, load_images
-from vggt_deploy.errors import SceneError, UsageError
+from vggt_deploy.errors import ImageError, SceneError, UsageError
 from vggt_deploy.records import FramesRange
 
 FRAMES_AT_LEAST = 16  # what the kept artifacts accept, so that they are of use afterwards
@@ -36,10 +38,11 @@ _LISTED = 6
 
 @dataclass(frozen=True)
 class FoundScene:
-    """Pictures of one scene, not read yet."""
+    """Pictures of one scene, not read yet. `listed`: the frame list that chose them, if one did."""
 
     name: str
     images: ImageFolder
+    listed: FrameList | None = None
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,15 @@ class Scene:
 
 @dataclass(frozen=True)
 class Scenes:
-    """All scenes of a comparison, of one number of views and one size; never empty."""
+    """All scenes of a comparison, of one number of views and one size; never empty.
+
+    listed: the frame list that chose the pictures; None: the first of each folder.
+    """
 
     items: tuple[Scene, ...]
     mode: str
     skip_bad: bool
+    listed: FrameList | None = None
 
     @property
     def first(self) -> Scene:
@@ -149,6 +156,7 @@ class Scenes:
                 "height": self.height,
                 "width": self.width,
             },
+            "frame_list": self.listed and {"name": self.listed.name, "sha256": self.listed.sha256},
             "scenes": [scene.to_json() for scene in self.items],
         }
 
@@ -169,13 +177,22 @@ def find_scenes(
     scenes: Sequence[Path | str],
     *,
     max_images: int | None,
+    frames: FrameList | None = None,
 ) -> tuple[FoundScene, ...]:
     """Find the pictures, without reading them; asked for as `check_asked` allows.
 
+    frames: of each scene take exactly the pictures of this list, in its order.
+
     Raises:
-        UsageError: a scene that is given twice.
-        ImageError: no pictures in a folder.
+        UsageError: a scene that is given twice, or that `frames` does not list; `frames` and
+            `max_images` both.
+        ImageError: no pictures in a folder, or one that `frames` lists is missing.
     """
+    if frames is not None and max_images is not None:
+        raise UsageError(
+            f"the frame list {frames.name} and a number of pictures are both given",
+            "leave out --max-images: the list says which pictures are taken",
+        )
     if images_dir is not None:
         roots = [Path(images_dir)]
     else:
@@ -186,12 +203,16 @@ def find_scenes(
     if twice is not None:
         raise UsageError(f"the scene {twice} is given twice", "give each scene once")
     names = [_scene_name(folder) for folder in folders]
+    if frames is not None:
+        found = [_listed(frames, name, all_) for name, all_ in zip(names, found, strict=True)]
     # Two scenes of one name, such as unseen/scene_7 and held-out/scene_7: the whole path tells.
     names = [
         name if names.count(name) == 1 else str(folder)
         for name, folder in zip(names, folders, strict=True)
     ]
-    return tuple(FoundScene(name, images) for name, images in zip(names, found, strict=True))
+    return tuple(
+        FoundScene(name, images, frames) for name, images in zip(names, found, strict=True)
+    )
 
 
 def read_scenes(
@@ -211,8 +232,15 @@ def read_scenes(
     Raises:
         ImageError: a picture that can't be used.
         SceneError: calibration or depth that is damaged or does not fit, with `need_truth`.
-        UsageError: scenes that differ in the number of views or in size.
+        UsageError: scenes that differ in the number of views or in size; `skip_bad` beside a frame
+            list, which would not be followed then.
     """
+    listed = next((scene.listed for scene in found), None)
+    if listed is not None and skip_bad:
+        raise UsageError(
+            f"pictures of the frame list {listed.name} can't be left out",
+            "leave out --skip-bad, or the frame list",
+        )
     items = tuple(
         _read(
             scene,
@@ -224,7 +252,28 @@ def read_scenes(
         for scene in found
     )
     _same_shape(items)
-    return Scenes(items, mode, skip_bad)
+    return Scenes(items, mode, skip_bad, listed)
+
+
+def _listed(frames: FrameList, scene: str, images: ImageFolder) -> ImageFolder:
+    """Of all pictures of a scene those of the list, in its order."""
+    names = frames.scenes.get(scene)
+    if names is None:
+        listed = ", ".join(frames.scenes)
+        raise UsageError(
+            f"the frame list {frames.name} does not list the scene {scene} ({images.root})",
+            f"leave that scene out; listed are {listed}",
+        )
+    paths = {path.name: path for path in images.paths}
+    if missing := [name for name in names if name not in paths]:
+        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+        raise ImageError(
+            f"{images.root} lacks {', '.join(missing[:_LISTED])}{more} of the frame list "
+            f"{frames.name}",
+            "get all pictures of the scene, or give a list of those that are there",
+        )
+    note = f"{images.note}; {len(names)} by the frame list {frames.name}"
+    return replace(images, paths=tuple(paths[name] for name in names), note=note)
 
 
 def _read(scene: FoundScene, batch: ImageBatch, need_truth: bool) -> Scene:
@@ -280,7 +329,7 @@ def _scene_name(pictures: Path) -> str:
 def _truth_json(truth: GroundTruth) -> dict[str, Any]:
     """What tells one truth from another."""
     digest = hashlib.sha256()
-    for array in (truth.extrinsic, truth.intrinsic, truth.depth):
+    for array in (truth.extrinsic, truth.intrinsic, truth.depth, truth.rays):
         if array is not None:
             digest.update(np.ascontiguousarray(array).data)
     return {"note": truth.note, "depth": truth.depth is not None, "sha256": digest.hexdigest()}
