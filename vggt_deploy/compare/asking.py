@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 
 from vggt_deploy.compare.jobs import IdentifyJob, Job, JobKind, write_job
-from vggt_deploy.compare.measures import Failure
-from vggt_deploy.compare.processes import run_process
+from vggt_deploy.compare.measures import Failure, Stage
+from vggt_deploy.compare.processes import Outcome, run_process
 from vggt_deploy.compare.question import Identity, Settings
 from vggt_deploy.compare.state import Paths
 from vggt_deploy.errors import CompareError
@@ -28,20 +28,37 @@ def ask(
     timeout_s: float,
     threads: int,
 ) -> dict[str, Any] | Failure:
-    """Run one job in a process of its own; its answer, or how it failed."""
-    stage: Any = "measure" if kind == "identify" else kind
+    """Run one job in a process of its own on this machine; its answer, or how it failed."""
     paths.answer.unlink(missing_ok=True)
     write_job(paths.job, job)
-    # OpenMP reads its variable when the library is loaded, before any set_num_threads.
-    environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     outcome = run_process(
         [*command, kind, str(paths.job)],
         log=paths.log,
         timeout_s=timeout_s,
-        environment=environment,
+        environment=thread_environment(threads),
     )
+    return read_answer(kind, outcome, paths.answer)
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Variables that OpenMP reads when it is loaded, before any `set_num_threads`."""
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
+def stage_of(kind: JobKind) -> Stage:
+    """The stage that a row names when a job of that kind fails."""
+    match kind:
+        case "identify" | "compute":
+            return "measure"
+        case _:
+            return kind
+
+
+def read_answer(kind: JobKind, outcome: Outcome, path: Path) -> dict[str, Any] | Failure:
+    """What a process that has ended left at `path`; how it failed, where that is no result."""
+    stage = stage_of(kind)
     try:
-        answer = json.loads(paths.answer.read_text(encoding="utf-8"))
+        answer = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         message = outcome.describe() + (", but left no answer" if outcome.ok else "")
         return Failure(stage, message, tail=outcome.tail)

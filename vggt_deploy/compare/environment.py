@@ -43,6 +43,11 @@ class Environment:
     memory_bytes: int | None
     versions: dict[str, str]
 
+    @property
+    def machine(self) -> str:
+        """The kind of machine, as far as times depend on it: two of one kind can be compared."""
+        return f"{self.cpu}, {self.usable_cpus} CPUs"
+
     def to_json(self) -> dict[str, Any]:
         """A dict for JSON."""
         return asdict(self)

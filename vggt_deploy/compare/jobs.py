@@ -6,6 +6,7 @@
     export     scheme -> artifact folder
     build      artifact -> engine folder
     measure    one variant on the images: load, time, write the outputs
+    compute    the same without timing, for a scene that another machine takes
 
 A worker writes its answer to a temporary name and renames it, so an answer that exists is whole.
 """
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-JobKind = Literal["identify", "calibrate", "prepare", "export", "build", "measure"]
+JobKind = Literal["identify", "calibrate", "prepare", "export", "build", "measure", "compute"]
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ class BuildJob:
 class MeasureJob:
     """Measure one variant. `images` is an .npy file [S, 3, H, W]; `arrays` the .npz to write.
 
-    `further`: the same two of the scenes that are run once, untimed, after the timed one.
+    `further`: the same two of the scenes that are run once, untimed, after the timed one. A compute
+    job is one of these with `warmup` and `repeats` 0: nothing of it is timed.
 
     `artifact`: what is opened, of either kind; None for PyTorch.
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, Generic, TypeVar
 
+from vggt_deploy.compare.executors.base import Executor, ask_within
 from vggt_deploy.compare.jobs import (
     BuildJob,
     Calibration,
@@ -28,7 +31,30 @@ from vggt_deploy.manifest import read_manifest
 WEIGHTS_NAME = "weights.bin"  # as `export` names it
 PREPARED_NAME = "prepared.json"  # as `quantize.prepared` does, which imports torch
 
-Ask = Callable[[JobKind, Job, Paths], dict[str, Any] | Failure]
+T = TypeVar("T")  # what is made
+
+
+class Once(Generic[T]):
+    """One result for each key: the first who asks makes it, others wait for the same."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._made: dict[str, Future[T]] = {}
+
+    def get(self, key: str, make: Callable[[], T]) -> T:
+        """What `make` returned, or raised, on the first call with this key."""
+        with self._lock:
+            future = self._made.get(key)
+            first = future is None
+            if future is None:
+                future = self._made[key] = Future()
+        if first:
+            try:
+                future.set_result(make())
+            except BaseException as error:  # Ctrl-C as well: nobody may wait for ever
+                future.set_exception(error)
+                raise
+        return future.result()
 
 
 @dataclass(frozen=True)
@@ -38,19 +64,20 @@ class Maker:
     settings: Settings
     folder: Folder
     scenes: Scenes
-    ask: Ask
+    executor: Executor
     # By scheme: an artifact serves all runtimes, and an export that failed would fail again.
-    exports: dict[str, ExportMeasure | Failure] = field(default_factory=dict)
-    preparations: dict[str, Path | Failure] = field(default_factory=dict)
+    exports: Once[ExportMeasure | Failure] = field(default_factory=Once)
+    preparations: Once[Path | Failure] = field(default_factory=Once)
 
     def prepared(self, variant: Variant) -> Path | Failure | None:
         """Prepared weights of the variant's label; None where plain rounding is all it asks."""
         label = variant.scheme_label
         if not variant.quantization.treatment.prepares:
             return None
-        if label not in self.preparations:
-            self.preparations[label] = self._prepare(variant)
-        return self.preparations[label]
+        return self.preparations.get(label, lambda: self._prepare(variant))
+
+    def _ask(self, kind: JobKind, job: Job, paths: Paths) -> dict[str, Any] | Failure:
+        return ask_within(self.executor, self.settings, kind, job, paths)
 
     def _prepare(self, variant: Variant) -> Path | Failure:
         settings, scenes, target = self.settings, self.scenes, self.folder.prepared(variant)
@@ -77,17 +104,16 @@ class Maker:
         # Written whole, and answered after that: both are there, or it is done again.
         if (target / PREPARED_NAME).is_file() and paths.answer.is_file():
             return target
-        answer = self.ask("prepare", job, paths)
+        answer = self._ask("prepare", job, paths)
         return answer if isinstance(answer, Failure) else target
 
     def artifact(
         self, variant: Variant, calibration: Calibration | None, prepared: Path | None
     ) -> ExportMeasure | Failure:
         """The artifact of the variant's scheme, in the output folder."""
-        label = variant.scheme_label
-        if label not in self.exports:
-            self.exports[label] = self._export(variant, calibration, prepared)
-        return self.exports[label]
+        return self.exports.get(
+            variant.scheme_label, lambda: self._export(variant, calibration, prepared)
+        )
 
     def _export(
         self, variant: Variant, calibration: Calibration | None, prepared: Path | None
@@ -114,7 +140,7 @@ class Maker:
             threads=settings.threads,
             prepared=None if prepared is None else str(prepared),
         )
-        answer = _former_answer(target, paths) or self.ask("export", job, paths)
+        answer = _former_answer(target, paths) or self._ask("export", job, paths)
         if isinstance(answer, Failure):
             return answer
         try:
@@ -137,7 +163,7 @@ class Maker:
             device=device.asked,
         )
         former = _former_answer(target, paths) if _built_from(target, artifact) else None
-        answer = former or self.ask("build", job, paths)
+        answer = former or self._ask("build", job, paths)
         if isinstance(answer, Failure):
             return answer
         try:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from vggt_deploy.compare.latency import Latency
 
+Stage = Literal["scheme table", "calibrate", "prepare", "export", "build", "measure", "accuracy"]
 DiskKind = Literal["artifact folder", "engine folder", "checkpoint file", "state dict saved"]
 
 
@@ -17,7 +18,7 @@ class Failure:
     unavailable: a runtime or device is not here; nothing went wrong with the variant itself.
     """
 
-    stage: Literal["scheme table", "calibrate", "prepare", "export", "build", "measure", "accuracy"]
+    stage: Stage
     message: str
     fix: str | None = None
     tail: tuple[str, ...] = ()

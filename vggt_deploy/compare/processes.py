@@ -4,7 +4,8 @@ A variant may run out of memory, crash the interpreter or hang; none of that may
 and its peak memory must be its own. So every measurement is a fresh interpreter in a session of its
 own, which is killed as a group when time is up or the parent is interrupted. When the parent itself
 is killed, the kernel ends the worker (`die_with_parent`): an orphan would go on using memory and
-write into a folder that the next run owns.
+write into a folder that the next run owns. When memory runs out, the kernel is told to end the
+worker and not the process that keeps the rows.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from pathlib import Path
 TAIL_LINES = 20
 TAIL_BYTES = 16_384
 _PR_SET_PDEATHSIG = 1
+_OOM_SCORE = Path("/proc/self/oom_score_adj")
+_OOM_FIRST = 1000  # the highest: of all processes this one is ended first
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,8 @@ def _signal_name(number: int) -> str:
 
 
 def die_with_parent(parent: int) -> None:
-    """Called first in a worker: ask the kernel (Linux) for SIGKILL when the parent ends.
+    """Called first in a worker: ask the kernel (Linux) for SIGKILL when the parent ends, and to be
+    the one that ends when memory runs out.
 
     `parent` is the process id that started us: if it is already gone, we end here.
     """
@@ -124,3 +128,14 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         raise SystemExit("the process that started this worker is gone")
+    _end_first_without_memory()
+
+
+def _end_first_without_memory() -> None:
+    """Have the kernel (Linux) choose this process when memory runs out.
+
+    It chooses by size and would often be right; the sweep, which holds the arrays of all scenes,
+    can be the larger one. Raising the own score needs no privilege.
+    """
+    if _OOM_SCORE.exists():
+        _OOM_SCORE.write_text(str(_OOM_FIRST))

@@ -73,6 +73,11 @@ class Folder:
         return self.work / "prepared" / variant.scheme_label
 
     @property
+    def size_probe(self) -> Path:
+        """Where the reference saves its weights to be weighed; deleted at once."""
+        return self.work / "weights.pt"
+
+    @property
     def traces(self) -> Path:
         """Traced graphs, which all schemes of the run start from."""
         return self.work / "traces"
@@ -171,6 +176,12 @@ def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
         yield f"{place}: {len(old)} entries -> {len(new)}{named}"
     elif old != new:
         yield f"{place}: {_short(old)} -> {_short(new)}"
+
+
+def timed_cpu(folder: Folder) -> str | None:
+    """The CPU that the comparison in the folder is timed on; None where none was begun."""
+    path = folder.root / QUESTION_NAME
+    return str(_read_question(path)["machine"]["cpu"]) if path.is_file() else None
 
 
 def save_row(folder: Folder, variant: Variant, row: Row) -> None:

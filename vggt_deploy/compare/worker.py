@@ -1,6 +1,6 @@
 """One job in a process of its own: `python -m vggt_deploy.compare.worker JOB FILE`.
 
-JOB is identify, calibrate, prepare, export, build or measure; FILE a job written by
+JOB is identify, calibrate, prepare, export, build, measure or compute; FILE a job written by
 `jobs.write_job`. The answer goes to the file that the job names: {"ok": {...}}, or {"error": {...}}
 and exit code 1 for an error that we understand. Anything else (a missing library, a crash) is left
 to Python: its traceback is in the log, the exit code is not 0, there is no answer, and the parent
@@ -9,22 +9,25 @@ reports that.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from vggt_deploy.compare.contention import watch_others
+from vggt_deploy.compare.environment import describe_environment
 from vggt_deploy.compare.jobs import (
     BuildJob,
     CalibrateJob,
     ExportJob,
     IdentifyJob,
     Job,
+    JobKind,
     MeasureJob,
     PrepareJob,
     read_build,
@@ -37,7 +40,7 @@ from vggt_deploy.compare.jobs import (
 )
 from vggt_deploy.compare.latency import measure
 from vggt_deploy.compare.processes import die_with_parent
-from vggt_deploy.compare.subjects import make_subject
+from vggt_deploy.compare.subjects import Subject, make_subject
 from vggt_deploy.errors import CompareError, DeployError, RuntimeUnavailableError
 from vggt_deploy.memory import peak_rss_bytes, rss_bytes
 from vggt_deploy.outputs import output_groups
@@ -244,9 +247,7 @@ def run_measure(job: MeasureJob) -> Answer:
     gpu = subject.gpu_times(images, repeats=job.repeats)
     _write_arrays(Path(job.arrays), subject.arrays(outputs))
     del outputs
-    for other_images, other_arrays in job.further:
-        computed = subject.run(np.load(other_images)[None])
-        _write_arrays(Path(other_arrays), subject.arrays(computed))
+    _compute(subject, job.further)
     saved, notes = _saved_bytes(subject.saved_bytes, job.size_probe)
     return {
         "latency": latency.to_json(),
@@ -259,7 +260,24 @@ def run_measure(job: MeasureJob) -> Answer:
         "others_cpus": others.cpus,
         "notes": notes,
         "gpu": gpu,
+        "machine": describe_environment().machine,
     }
+
+
+def run_compute(job: MeasureJob) -> Answer:
+    """Load one variant and write what it computes of the job's scenes; nothing is timed."""
+    subject = make_subject(job)
+    subject.load()
+    pairs = ((job.images, job.arrays), *job.further)
+    _compute(subject, pairs)
+    return {"scenes": len(pairs)}
+
+
+def _compute(subject: Subject, pairs: Sequence[tuple[str, str]]) -> None:
+    """Run each of the pictures once, and write the outputs beside their names."""
+    for images, arrays in pairs:
+        outputs = subject.run(np.load(images)[None])
+        _write_arrays(Path(arrays), subject.arrays(outputs))
 
 
 def _saved_bytes(weigh: Callable[[Path], int], probe: str | None) -> tuple[int | None, list[str]]:
@@ -277,6 +295,8 @@ def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     try:
         with temporary.open("wb") as file:
             np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -303,9 +323,10 @@ def _prepare(kind: str, path: Path) -> tuple[Job, Callable[[], Answer]]:
         case "measure":
             measure_job = read_measure(path)
             return measure_job, partial(run_measure, measure_job)
-    raise CompareError(
-        f"unknown job {kind!r}", "use identify, calibrate, prepare, export, build or measure"
-    )
+        case "compute":
+            compute_job = read_measure(path)
+            return compute_job, partial(run_compute, compute_job)
+    raise CompareError(f"unknown job {kind!r}", f"use one of: {', '.join(get_args(JobKind))}")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,0 +1,120 @@
+"""The nodes of a cluster: of which kind they are, and which one is free to be timed on.
+
+Times of two kinds of machine can't stand in one table. So all timed jobs of a comparison run on
+nodes of one kind: the CPU that a former run was timed on, else the kind of which there are most
+nodes, then the one with most CPUs, then the first by name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Condition
+
+from vggt_deploy.compare.environment import Environment
+from vggt_deploy.errors import CompareError
+
+GRACE_S = 60.0  # for a node to come back, before what needs it has failed
+_POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine. `cpus`: what Ray may give away of it."""
+
+    name: str
+    address: str
+    cpus: float
+    environment: Environment
+
+
+def choose_timed(nodes: Sequence[Node], cpu: str | None) -> tuple[Node, ...]:
+    """The nodes that are timed: all of one kind, by the rule above.
+
+    Raises:
+        CompareError: no node with that CPU.
+    """
+    fitting = [node for node in nodes if cpu is None or node.environment.cpu == cpu]
+    if not fitting:
+        raise CompareError(
+            f"this comparison was timed on {cpu}, and no node of the cluster is that: it has "
+            + ", ".join(sorted({node.environment.cpu for node in nodes})),
+            "add such a node, or begin again in another folder with -o DIR",
+        )
+    count = Counter(_kind(node) for node in fitting)
+    chosen = min(
+        (_kind(node) for node in fitting), key=lambda kind: (-count[kind], -kind[1], kind[0])
+    )
+    return tuple(node for node in fitting if _kind(node) == chosen)
+
+
+def _kind(node: Node) -> tuple[str, float]:
+    return node.environment.machine, node.cpus
+
+
+def check_same_versions(nodes: Sequence[Node], ours: Environment) -> None:
+    """Every node must run what the sweep runs: a number is measured with one set of versions.
+
+    Raises:
+        CompareError: a package or Python differs, with the node and both versions.
+    """
+    for node in nodes:
+        theirs = node.environment
+        here = {"python": ours.python, **ours.versions}
+        there = {"python": theirs.python, **theirs.versions}
+        differing = sorted(name for name in here | there if here.get(name) != there.get(name))
+        if differing:
+            name = differing[0]
+            raise CompareError(
+                f"the node at {node.address} has {name} {there.get(name, 'missing')}, this machine "
+                f"{here.get(name, 'none')}"
+                + (f"; {len(differing) - 1} more differ" if len(differing) > 1 else ""),
+                "install the same versions on every node (constraints.txt pins them)",
+            )
+
+
+class NoNodeError(Exception):
+    """No node that a job could run on has been there for `GRACE_S` seconds."""
+
+
+class TimedNodes:
+    """Hands out the nodes that are timed, each to one job at a time; used from threads."""
+
+    def __init__(self, nodes: Sequence[Node], alive: Callable[[], set[str]]) -> None:
+        self._nodes = tuple(nodes)
+        self._alive = alive
+        self._free = Condition()
+        self._taken: set[str] = set()
+        self._lost: Counter[str] = Counter()
+
+    def claim(self, stopped: Callable[[], bool], grace_s: float = GRACE_S) -> Node | None:
+        """A node for one job, as soon as one is free; None when `stopped` says so.
+
+        Raises:
+            NoNodeError: all of them are gone, and stay away.
+        """
+        gone_since: float | None = None
+        with self._free:
+            while not stopped():
+                alive = self._alive()
+                there = [node for node in self._nodes if node.name in alive]
+                free = [node for node in there if node.name not in self._taken]
+                if free:
+                    # A node that has just died may still be listed: those that lost none go first.
+                    node = min(free, key=lambda node: self._lost[node.name])
+                    self._taken.add(node.name)
+                    return node
+                gone_since = None if there else gone_since or time.monotonic()
+                if gone_since is not None and time.monotonic() - gone_since >= grace_s:
+                    raise NoNodeError
+                self._free.wait(_POLL_S)
+        return None
+
+    def release(self, node: Node, *, lost: bool = False) -> None:
+        """Give a node back; `lost`: the job on it was."""
+        with self._free:
+            self._taken.discard(node.name)
+            self._lost[node.name] += lost
+            self._free.notify()
