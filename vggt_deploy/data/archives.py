@@ -1,0 +1,357 @@
+"""7-Zip archives from elsewhere, unpacked so that nothing in them is trusted.
+
+    contents = read_contents(path)       # every name and size checked, nothing written
+    unpack(path, contents, folder)       # into a new folder, every file against its CRC-32
+
+What is refused before a byte is written: absolute names, drive letters, `..`, backslashes and
+control characters; links, devices and anything else that is neither file nor folder; two names that
+are one after normalisation (Unicode form, upper and lower case: a disk of Windows or macOS makes
+one file of them); a file where another name needs a folder; files without a checksum; more files or
+bytes than the bounds; encrypted archives. py7zr decompresses; where each byte goes is decided here:
+files are created new, without following links, with ordinary permissions.
+
+Raises:
+    ArchiveError: from every function, for an archive that is damaged, unsafe or not understood.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import re
+import struct
+import unicodedata
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from vggt_deploy.errors import ArtifactError, DeployError
+from vggt_deploy.progress import Progress, silent
+
+MAX_FILES = 100_000
+MAX_BYTES = 200 * 10**9
+_MAX_NAME = 255  # bytes of one component: what Linux's file systems take
+_SIGNATURE = b"7z\xbc\xaf\x27\x1c"
+_WINDOWS_DRIVE = re.compile(r"[A-Za-z]:")
+_AGAIN = "fetch it again; if it is the same again, the copy on the server is damaged"
+
+
+class ArchiveError(DeployError):
+    """An archive is damaged, holds what must not be unpacked, or can't be read by py7zr.
+
+    whole: the archive may be as its publisher made it, only that it can't be read here.
+    """
+
+    def __init__(self, message: str, fix: str, *, whole: bool = False) -> None:
+        super().__init__(message, fix)
+        self.whole = whole
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of an archive: its name, relative and with `/`, its size, and its CRC-32."""
+
+    name: str
+    bytes: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Files of an archive in its order, and the folders that it names."""
+
+    files: tuple[Member, ...]
+    folders: tuple[str, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of all files, unpacked."""
+        return sum(member.bytes for member in self.files)
+
+
+def read_contents(
+    path: Path, *, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES
+) -> Contents:
+    """What an archive holds, if all of it may be unpacked."""
+    with _opened(path) as archive:
+        if archive.needs_password():
+            raise _encrypted(path)
+        entries = list(archive.files)
+        if len(entries) > max_files:
+            raise _refused(path, f"{len(entries)} entries, more than {max_files}")
+        files, folders = [], []
+        for entry in entries:
+            name = safe_name(entry.filename, path)
+            if entry.is_symlink or entry.is_junction:
+                raise _refused(path, f"the link {name!r}")
+            if entry.is_directory:
+                folders.append(name)
+            elif entry.is_file:
+                files.append(_member(entry, name, path))
+            else:
+                raise _refused(path, f"{name!r}, which is neither file nor folder")
+    contents = Contents(tuple(files), tuple(folders))
+    _refuse_clashes(contents, path)
+    if contents.bytes > max_bytes:
+        raise _refused(path, f"{contents.bytes} bytes unpacked, more than {max_bytes}")
+    if not files:
+        raise ArchiveError(f"{path.name} holds no files", _AGAIN)
+    return contents
+
+
+def safe_name(name: str, archive: Path) -> str:
+    """`name` without `.` and empty components, if it stays below the folder it is unpacked into."""
+    why = None
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if not parts:
+        why = "an empty name"
+    elif name.startswith("/") or _WINDOWS_DRIVE.match(name):
+        why = "an absolute name"
+    elif ".." in parts:
+        why = "a name that climbs out of its folder"
+    elif "\\" in name or ":" in name:
+        why = "a name with a Windows separator"
+    elif any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        why = "a name with control characters"
+    elif any(len(part.encode()) > _MAX_NAME for part in parts):
+        why = "a name too long for a file"
+    if why is not None:
+        raise _refused(archive, f"{why}: {name[:200]!r}")
+    return "/".join(parts)
+
+
+def unpack(
+    path: Path,
+    contents: Contents,
+    folder: Path,
+    *,
+    stage: str = "unpack",
+    progress: Progress = silent,
+) -> None:
+    """Write the files of `contents`, as `read_contents` gave it, below `folder`, which is empty.
+
+    Every file is compared with its CRC-32 and synced. What was written before an error stays: the
+    folder is a temporary one of the caller's.
+
+    Raises:
+        ArtifactError: the disk is full.
+    """
+    for name in contents.folders:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    sinks = _Sinks(folder, contents, stage, progress)
+    with _opened(path) as archive, closing(sinks):
+        try:
+            with _translated(path):
+                # py7zr asks the factory for a file by its path below `path`, and writes into that.
+                archive.extractall(path=folder.absolute(), factory=sinks)
+            sinks.finish()
+        except OSError as error:
+            raise ArtifactError(
+                f"{path.name} can't be unpacked into {folder} ({error.strerror or error})",
+                "free some space there, or give another folder with -o DIR; run it again",
+            ) from error
+    sinks.check_all(path)
+
+
+def _member(entry: Any, name: str, path: Path) -> Member:
+    if entry.emptystream or entry.uncompressed == 0:
+        return Member(name, 0, 0)
+    if entry.crc32 is None:
+        raise _refused(path, f"{name!r}, which has no checksum")
+    return Member(name, int(entry.uncompressed), int(entry.crc32))
+
+
+def _refuse_clashes(contents: Contents, path: Path) -> None:
+    """Every name once, whatever the disk thinks of case and Unicode; no file is a folder too."""
+    spelled: dict[str, str] = {}
+    kinds: dict[str, str] = {}
+
+    def take(name: str, kind: str) -> None:
+        key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+        if spelled.setdefault(key, name) != name:
+            raise _refused(path, f"{spelled[key]!r} and {name!r}, which some disks take for one")
+        if kind == "file" and key in kinds:
+            raise _refused(path, f"{name!r} twice")
+        if kinds.setdefault(key, kind) != kind:
+            raise _refused(path, f"{name!r} as a file and as a folder")
+
+    for name in contents.folders:
+        take(name, "folder")
+        _take_parents(name, take)
+    for member in contents.files:
+        take(member.name, "file")
+        _take_parents(member.name, take)
+
+
+def _take_parents(name: str, take: Callable[[str, str], None]) -> None:
+    for parent in PurePosixPath(name).parents:
+        if parent.name:
+            take(str(parent), "folder")
+
+
+class _Sink:
+    """One file being written: what py7zr calls a Py7zIO. Counts bytes and their CRC-32."""
+
+    def __init__(self, file: BinaryIO, told: Callable[[int], None]) -> None:
+        self.file = file
+        self.bytes = 0
+        self.crc32 = 0
+        self._told = told
+
+    def write(self, data: bytes | bytearray) -> int:
+        self.file.write(data)
+        self.bytes += len(data)
+        self.crc32 = zlib.crc32(data, self.crc32)
+        self._told(len(data))
+        return len(data)
+
+    def read(self, size: int | None = None) -> bytes:
+        del size
+        return b""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        del whence
+        return offset
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def size(self) -> int:
+        return self.bytes
+
+    def close(self) -> None:
+        if not self.file.closed:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+
+
+class _Sinks:
+    """The files of one archive, each created once, one open at a time."""
+
+    def __init__(self, folder: Path, contents: Contents, stage: str, progress: Progress) -> None:
+        self._folder = folder.absolute()
+        self._members = {str(self._folder / member.name): member for member in contents.files}
+        self._total = contents.bytes
+        self._stage = stage
+        self._progress = progress
+        self._done = 0
+        self._open: _Sink | None = None
+        self._written: dict[str, _Sink] = {}
+
+    def create(self, filename: str) -> _Sink:
+        """For py7zr, which names a file by its path below the folder."""
+        self.finish()  # older releases of py7zr do not close
+        member = self._members.get(str(Path(filename)))
+        if member is None or member.name in self._written:
+            raise ArchiveError(f"{filename} was not in the archive's list of files", _AGAIN)
+        target = self._folder / member.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+        self._open = _Sink(os.fdopen(os.open(target, flags, 0o666), "wb"), self._count)
+        self._written[member.name] = self._open
+        return self._open
+
+    def _count(self, size: int) -> None:
+        self._done += size
+        self._progress(self._stage, self._done, self._total)
+
+    def finish(self) -> None:
+        """Bring the file that is open, if one is, onto the disk."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def close(self) -> None:
+        """Leave the file that is open as it is: an error is on its way."""
+        if self._open is not None:
+            with suppress(OSError):  # what could not be written before can't be now
+                self._open.file.close()
+            self._open = None
+
+    def check_all(self, path: Path) -> None:
+        """Every file is there, as long as it was said to be, and of its CRC-32."""
+        for member in self._members.values():
+            sink = self._written.get(member.name)
+            if sink is None or (sink.bytes, sink.crc32) != (member.bytes, member.crc32):
+                raise ArchiveError(f"{path.name} is damaged: {member.name} is not whole", _AGAIN)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The archive as py7zr sees it."""
+    py7zr = _load_py7zr()
+    with path.open("rb") as file:
+        if file.read(len(_SIGNATURE)) != _SIGNATURE:
+            raise ArchiveError(f"{path.name} is no 7-Zip archive", _AGAIN)
+        file.seek(0)
+        with _translated(path):
+            # From an open file py7zr starts no threads, so that Ctrl-C ends it at once.
+            archive = py7zr.SevenZipFile(file, "r")
+        with archive:
+            yield archive
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """What py7zr and its decoders raise, as an ArchiveError.
+
+    A header made to be wrong can break its parser anywhere, hence the long list.
+    """
+    from py7zr.exceptions import ArchiveError as Py7zrError
+    from py7zr.exceptions import PasswordRequired, UnsupportedCompressionMethodError
+
+    try:
+        yield
+    except UnsupportedCompressionMethodError as error:
+        raise ArchiveError(
+            f"{path.name} is packed in a way that py7zr does not know ({error.message})",
+            "unpack it with 7-Zip itself",
+            whole=True,
+        ) from error
+    except PasswordRequired as error:
+        raise _encrypted(path) from error
+    except (
+        Py7zrError,
+        lzma.LZMAError,
+        zlib.error,
+        struct.error,
+        EOFError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        ArithmeticError,
+        MemoryError,
+        NotImplementedError,
+    ) as error:
+        raise ArchiveError(
+            f"{path.name} is damaged ({type(error).__name__}: {error})", _AGAIN
+        ) from error
+
+
+def _load_py7zr() -> Any:
+    try:
+        import py7zr
+    except ModuleNotFoundError as error:
+        raise ArchiveError(
+            "unpacking needs the package py7zr, which is not installed",
+            "pip install 'vggt-deploy[eth3d]'",
+            whole=True,
+        ) from error
+    return py7zr
+
+
+def _encrypted(path: Path) -> ArchiveError:
+    return ArchiveError(f"{path.name} is encrypted", "take one that is not", whole=True)
+
+
+def _refused(path: Path, what: str) -> ArchiveError:
+    return ArchiveError(
+        f"{path.name} is not unpacked: it holds {what}",
+        "do not use this archive; fetch it from its publisher",
+    )
