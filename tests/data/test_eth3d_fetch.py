@@ -1,0 +1,439 @@
+"""Scenes from a server on this machine: once, resumably, and nothing that an archive may not do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from archive_maker import write_archive
+from archive_server import ArchiveServer, Served, serving
+
+from vggt_deploy.artifact import locked
+from vggt_deploy.data import eth3d_fetch as module
+from vggt_deploy.data.archives import ArchiveError
+from vggt_deploy.data.download import DownloadError, Patience
+from vggt_deploy.data.eth3d_archives import DEPTH_BYTES, LICENCE, Known
+from vggt_deploy.data.eth3d_fetch import EthFetched, fetch_eth3d
+from vggt_deploy.errors import ArtifactError, UsageError
+
+QUICK = Patience(connect_s=5, read_s=5, attempts=3, first_pause_s=0.0)
+PICTURES = {
+    "images/dslr_images_undistorted/DSC_0001.JPG": b"picture 1",
+    "images/dslr_images_undistorted/DSC_0002.JPG": b"picture 2",
+    "dslr_calibration_undistorted/cameras.txt": b"# no camera\n",
+    "dslr_calibration_undistorted/images.txt": b"# no image\n",
+}
+DEPTH = {"ground_truth_depth/dslr_images/DSC_0001.JPG": b"\0\0\x80\x7f" * 500}
+JPG = {
+    "images/dslr_images/DSC_0001.JPG": b"distorted",
+    "dslr_calibration_jpg/cameras.txt": b"# no camera\n",
+}
+NAME = "pipes_dslr_undistorted"
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[ArchiveServer]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArchiveServer:
+    """Serves two scenes, of which nothing is known beforehand; depth maps are small ones."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(module, "KNOWN", {})
+    monkeypatch.setattr("vggt_deploy.data.eth3d_archives.DEPTH_BYTES", 2000)
+    shared.files.clear()
+    shared.log.clear()
+    for scene in ("pipes", "office"):
+        for kind, files in (("undistorted", PICTURES), ("depth", DEPTH), ("jpg", JPG)):
+            put(
+                shared,
+                tmp_path,
+                f"{scene}_dslr_{kind}",
+                {f"{scene}/{k}": v for k, v in files.items()},
+            )
+    return shared
+
+
+def put(
+    server: ArchiveServer, folder: Path, name: str, files: dict[str, bytes], **more: object
+) -> Served:
+    path = write_archive(folder / "made" / f"{name}.7z", files, **more)  # type: ignore[arg-type]
+    served = server.files[f"/data/{name}.7z"] = Served(path.read_bytes())
+    return served
+
+
+def fetch(server: ArchiveServer, output: Path, *kinds: str, **more: object) -> EthFetched:
+    settings = {"scenes": ["pipes"], "base_url": server.url("/data/"), "patience": QUICK, **more}
+    return fetch_eth3d(output=output, kinds=kinds, **settings)  # type: ignore[arg-type]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".eth3d.json"
+    }
+
+
+def asked(server: ArchiveServer) -> list[str]:
+    return [one.path.removeprefix("/data/").removesuffix(".7z") for one in server.log]
+
+
+def test_scenes_lie_where_readers_look_with_licence_and_record(
+    server: ArchiveServer, tmp_path: Path
+) -> None:
+    output = tmp_path / "eth3d"
+    fetched = fetch(server, output, scenes=["pipes", "office"])
+    assert tree(output / "pipes") == PICTURES
+    assert fetched.scenes == (output / "pipes", output / "office")
+    assert fetched.licence.read_text("utf-8") == LICENCE
+    assert sorted(path.name for path in output.iterdir()) == [
+        "ETH3D_LICENSE.txt", "office", "pipes",
+    ]  # fmt: skip
+    served = server.files[f"/data/{NAME}.7z"].body
+    record = json.loads((output / "pipes/.eth3d.json").read_text())["archives"][NAME]
+    assert record["url"] == server.url(f"/data/{NAME}.7z")
+    assert record["bytes"] == len(served)
+    assert record["sha256"] == hashlib.sha256(served).hexdigest()
+    assert record["sha256_known"] is False
+    assert record["files"]["dslr_calibration_undistorted/images.txt"]["bytes"] == 11
+
+
+def test_nothing_is_fetched_twice(server: ArchiveServer, tmp_path: Path) -> None:
+    first = fetch(server, tmp_path / "out")
+    server.log.clear()
+    again = fetch(server, tmp_path / "out")
+    assert server.log == []
+    assert [a.origin for a in first.archives + again.archives] == ["downloaded", "there already"]
+    assert again.archives[0].sha256 == first.archives[0].sha256
+    more = fetch(server, tmp_path / "out", "depth")
+    assert asked(server) == ["pipes_dslr_depth", "pipes_dslr_jpg"]
+    assert [a.origin for a in more.archives] == ["there already", "downloaded", "downloaded"]
+    assert tree(tmp_path / "out/pipes") == {**PICTURES, **DEPTH, **JPG}
+
+
+def test_depth_brings_the_calibration_of_its_pictures_if_it_is_not_there(
+    server: ArchiveServer, tmp_path: Path
+) -> None:
+    names = [a.name for a in fetch(server, tmp_path / "a", "depth").archives]
+    assert names == [NAME, "pipes_dslr_depth", "pipes_dslr_jpg"]
+    calibration = {"dslr_calibration_jpg/cameras.txt": b"# no camera\n"}
+    put(server, tmp_path, "pipes_dslr_depth", {**DEPTH, **calibration})
+    names = [a.name for a in fetch(server, tmp_path / "b", "depth").archives]
+    assert names == [NAME, "pipes_dslr_depth"]
+    names = [a.name for a in fetch(server, tmp_path / "c").archives]
+    assert names == [NAME]
+
+
+def test_pictures_without_depth_are_told(server: ArchiveServer, tmp_path: Path) -> None:
+    fetched = fetch(server, tmp_path / "out", "depth")
+    assert fetched.notes == ("pipes: no depth for 1 of 2 pictures (DSC_0002.JPG)",)
+    assert fetch(server, tmp_path / "none").notes == ()
+
+
+def test_archives_with_an_outer_folder_go_to_the_same_place(
+    server: ArchiveServer, tmp_path: Path
+) -> None:
+    put(server, tmp_path, NAME, {f"{NAME}/pipes/{k}": v for k, v in PICTURES.items()})
+    put(server, tmp_path, "pipes_dslr_depth", DEPTH)
+    fetch(server, tmp_path / "out", "depth")
+    assert tree(tmp_path / "out/pipes") == {**PICTURES, **DEPTH, **JPG}
+
+
+def test_a_missing_or_changed_file_is_noticed_and_done_again(
+    server: ArchiveServer, tmp_path: Path
+) -> None:
+    fetch(server, tmp_path / "out")
+    picture = tmp_path / "out/pipes/images/dslr_images_undistorted/DSC_0001.JPG"
+    for damage in (picture.unlink, lambda: picture.write_bytes(b"pic")):
+        damage()
+        fetched = fetch(server, tmp_path / "out")
+        assert fetched.archives[0].origin == "downloaded"
+        assert "DSC_0001.JPG" in fetched.notes[0]
+        assert tree(tmp_path / "out/pipes") == PICTURES
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"schema": 1}', '{"schema": 1, "schema": 1}', "[" * 10_000]
+)
+def test_a_damaged_record_is_noticed_and_made_again(
+    server: ArchiveServer, tmp_path: Path, text: str
+) -> None:
+    fetch(server, tmp_path / "out")
+    record = tmp_path / "out/pipes/.eth3d.json"
+    whole = json.loads(record.read_text())
+    record.write_text(text)
+    fetched = fetch(server, tmp_path / "out")
+    assert "is damaged" in fetched.notes[0]
+    again = json.loads(record.read_text())
+    assert again["archives"][NAME]["files"] == whole["archives"][NAME]["files"]
+
+
+def test_a_record_of_another_version(server: ArchiveServer, tmp_path: Path) -> None:
+    fetch(server, tmp_path / "out")
+    record = tmp_path / "out/pipes/.eth3d.json"
+    record.write_text(record.read_text().replace('"schema": 1', '"schema": 2'))
+    assert "another version" in fetch(server, tmp_path / "out").notes[0]
+
+
+def test_kept_archives_are_used_again(server: ArchiveServer, tmp_path: Path) -> None:
+    fetch(server, tmp_path / "out", keep_archives=True)
+    assert (tmp_path / f"out/archives/{NAME}.7z").is_file()
+    shutil.rmtree(tmp_path / "out/pipes")
+    server.log.clear()
+    fetched = fetch(server, tmp_path / "out")
+    assert server.log == []
+    assert fetched.archives[0].origin == "archive was there"
+    assert not (tmp_path / "out/archives").exists()
+
+
+def known_of(server: ArchiveServer, monkeypatch: pytest.MonkeyPatch, **changed: object) -> Known:
+    body = server.files[f"/data/{NAME}.7z"].body
+    right = {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    known = Known(**{**right, **changed})  # type: ignore[arg-type]
+    monkeypatch.setattr(module, "KNOWN", {NAME: known})
+    return known
+
+
+def test_the_known_length_and_hash_are_held_to(
+    server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known_of(server, monkeypatch)
+    assert fetch(server, tmp_path / "a").archives[0].sha256_known
+    known_of(server, monkeypatch, sha256="0" * 64)
+    with pytest.raises(DownloadError, match="expected 0000"):
+        fetch(server, tmp_path / "b")
+    known_of(server, monkeypatch, bytes=7)
+    with pytest.raises(DownloadError, match="expected 7"):
+        fetch(server, tmp_path / "c")
+    assert not (tmp_path / "b/pipes").exists()
+    assert not (tmp_path / "c/pipes").exists()
+
+
+def test_an_archive_put_there_by_hand_must_be_the_known_one(
+    server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known_of(server, monkeypatch)
+    archive = tmp_path / f"out/archives/{NAME}.7z"
+    archive.parent.mkdir(parents=True)
+    archive.write_bytes(server.files[f"/data/{NAME}.7z"].body)
+    assert fetch(server, tmp_path / "out").archives[0].origin == "archive was there"
+    shutil.rmtree(tmp_path / "out/pipes")
+    archive.parent.mkdir()
+    archive.write_bytes(b"something else")
+    fetched = fetch(server, tmp_path / "out")
+    assert fetched.archives[0].origin == "downloaded"
+    assert "is not the known archive; fetched again" in fetched.notes[0]
+
+
+def test_a_corrupt_archive_is_deleted_and_leaves_nothing(
+    server: ArchiveServer, tmp_path: Path
+) -> None:
+    served = server.files[f"/data/{NAME}.7z"]
+    whole = served.body
+    served.body = whole.replace(b"picture 1", b"pictura 1")
+    assert served.body != whole
+    with pytest.raises(ArchiveError, match=r"damaged.*the archive was deleted"):
+        fetch(server, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.name != "archives"] == [
+        "ETH3D_LICENSE.txt"
+    ]
+    assert not any((tmp_path / "out/archives").iterdir())
+    served.body = whole
+    fetch(server, tmp_path / "out")
+    assert tree(tmp_path / "out/pipes") == PICTURES
+
+
+@pytest.mark.parametrize(
+    "files, modes, why",
+    [
+        ({"../../x": b"bad"}, {}, "climbs out"),
+        ({"/tmp/x": b"bad"}, {}, "absolute"),
+        ({"pipes/link": b"../.."}, {"pipes/link": stat.S_IFLNK | 0o777}, "the link"),
+    ],
+)
+def test_an_archive_that_escapes_is_not_unpacked(
+    server: ArchiveServer, tmp_path: Path, files: dict[str, bytes], modes: dict[str, int], why: str
+) -> None:
+    good = {f"pipes/{k}": v for k, v in PICTURES.items()}
+    put(server, tmp_path, NAME, {**good, **files}, modes=modes)
+    output = tmp_path / "deep/er/out"
+    with pytest.raises(ArchiveError, match=why):
+        fetch(server, output)
+    assert sorted(path.name for path in output.rglob("*")) == ["ETH3D_LICENSE.txt", "archives"]
+    assert sorted(path.name for path in (tmp_path / "deep").rglob("*")) == [
+        "ETH3D_LICENSE.txt", "archives", "er", "out",
+    ]  # fmt: skip
+
+
+def test_a_page_instead_of_an_archive(server: ArchiveServer, tmp_path: Path) -> None:
+    server.files[f"/data/{NAME}.7z"] = Served(b"<html>Sign in to this network</html>")
+    with pytest.raises(ArchiveError, match="no 7-Zip archive"):
+        fetch(server, tmp_path / "out")
+
+
+def test_what_others_made_is_not_written_over(server: ArchiveServer, tmp_path: Path) -> None:
+    mine = tmp_path / "out/pipes/images/dslr_images_undistorted/DSC_0001.JPG"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"my own 01")
+    with pytest.raises(ArtifactError, match="in the way"):
+        fetch(server, tmp_path / "out")
+    assert tree(tmp_path / "out/pipes") == {
+        "images/dslr_images_undistorted/DSC_0001.JPG": b"my own 01"
+    }
+    mine.write_bytes(b"picture 1")  # unpacked by hand before: the same file
+    fetch(server, tmp_path / "out")
+    assert tree(tmp_path / "out/pipes") == PICTURES
+
+
+def test_scenes_may_be_links_to_another_disk(server: ArchiveServer, tmp_path: Path) -> None:
+    (tmp_path / "disk/pipes").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/pipes").symlink_to(tmp_path / "disk/pipes")
+    fetch(server, tmp_path / "out")
+    assert tree(tmp_path / "disk/pipes") == PICTURES
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["pipes"]
+
+
+def test_an_archive_that_is_not_there(server: ArchiveServer, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="is not there"):
+        fetch(server, tmp_path / "out", "scan_clean")
+    assert tree(tmp_path / "out/pipes") == PICTURES  # what was fetched before it stays
+
+
+def test_a_wrong_name_is_refused_before_anything_is_asked_or_written(
+    server: ArchiveServer, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError):
+        fetch(server, tmp_path / "out", scenes=["pipes", "kitchen"])
+    with pytest.raises(UsageError):
+        fetch(server, tmp_path / "out", "colour")
+    assert server.log == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_runs_into_one_folder(server: ArchiveServer, tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "out"),
+        pytest.raises(ArtifactError, match="being written by another process"),
+    ):
+        fetch(server, tmp_path / "out")
+    assert server.log == []
+
+
+def test_space_is_asked_for_before_the_first_byte(
+    server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known_of(server, monkeypatch)
+    length = len(server.files[f"/data/{NAME}.7z"].body)
+    free = [2 * length - 1]
+    usage = lambda path: SimpleNamespace(free=free[0])  # noqa: E731
+    monkeypatch.setattr("vggt_deploy.artifact.shutil.disk_usage", usage)
+    with pytest.raises(ArtifactError, match="are free"):
+        fetch(server, tmp_path / "out")
+    assert server.log == []
+    free[0] = 2 * length
+    fetch(server, tmp_path / "out")
+    monkeypatch.setattr(module, "KNOWN", {})
+    free[0] = 14 * DEPTH_BYTES  # the test's depth maps are smaller, the space asked for follows
+    monkeypatch.setattr("vggt_deploy.data.eth3d_archives.DEPTH_BYTES", DEPTH_BYTES + 1)
+    with pytest.raises(ArtifactError, match="are free"):
+        fetch(server, tmp_path / "out", "depth")
+
+
+def test_ctrl_c_leaves_a_part_that_is_gone_on_with(server: ArchiveServer, tmp_path: Path) -> None:
+    served = put(server, tmp_path, NAME, {**PICTURES, "noise": os.urandom(200_000)})
+    served.cut_after = [70_000]
+
+    def interrupted(stage: str, done: int, total: int) -> None:
+        if done >= 70_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch(server, tmp_path / "out", progress=interrupted)
+    assert (tmp_path / f"out/archives/{NAME}.7z.part").stat().st_size == 70_000
+    server.log.clear()
+    fetch(server, tmp_path / "out")
+    assert [one.range for one in server.log] == ["bytes=70000-"]
+
+
+def test_killed_while_unpacking_it_is_done_again_without_a_download(
+    server: ArchiveServer, tmp_path: Path
+) -> None:
+    def interrupted(stage: str, done: int, total: int) -> None:
+        if stage.endswith("unpack"):
+            # What SIGKILL leaves: no handler runs. A child process would not count in coverage.
+            shutil.copytree(tmp_path / "out", tmp_path / "killed", dirs_exist_ok=True)
+
+    fetch(server, tmp_path / "out", progress=interrupted)
+    left = tmp_path / "killed"
+    assert (left / f".{NAME}.unpacking").is_dir()
+    assert not (left / "pipes").exists()
+    server.log.clear()
+    assert fetch(server, left).archives[0].origin == "archive was there"
+    assert server.log == []
+    assert tree(left / "pipes") == PICTURES
+    assert not (left / f".{NAME}.unpacking").exists()
+
+
+def test_killed_between_renames_it_is_done_again(
+    server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed: list[Path] = []
+    replace = Path.replace
+
+    def stop_at_third(path: Path, target: Path) -> Path:
+        if ".unpacking" in str(path):
+            renamed.append(target)
+            if len(renamed) == 3:
+                raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(server, tmp_path / "out")
+    monkeypatch.undo()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert len(tree(tmp_path / "out/pipes")) == 2
+    server.log.clear()
+    fetch(server, tmp_path / "out")
+    assert server.log == []
+    assert tree(tmp_path / "out/pipes") == PICTURES
+
+
+def test_sigkill_in_the_middle_of_a_download(server: ArchiveServer, tmp_path: Path) -> None:
+    served = put(server, tmp_path, NAME, {**PICTURES, "noise": os.urandom(400_000)})
+    served.pause_s = 0.3
+    code = (
+        "import sys; from pathlib import Path; from vggt_deploy.data.eth3d_fetch import *;"
+        "fetch_eth3d(['pipes'], Path(sys.argv[2]), base_url=sys.argv[1])"
+    )
+    command = [sys.executable, "-c", code, server.url("/data"), str(tmp_path / "out")]
+    part = tmp_path / f"out/archives/{NAME}.7z.part"
+    with subprocess.Popen(command) as process:
+        deadline = time.monotonic() + 20
+        while not (part.exists() and part.stat().st_size > 65_536):
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    have = part.stat().st_size
+    served.pause_s = 0.0
+    server.log.clear()
+    fetched = fetch(server, tmp_path / "out")
+    assert [one.range for one in server.log] == [f"bytes={have}-"]
+    assert fetched.archives[0].files == 5
+    assert {k: v for k, v in tree(tmp_path / "out/pipes").items() if k != "noise"} == PICTURES
