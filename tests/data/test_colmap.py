@@ -57,9 +57,19 @@ def test_eth3ds_lines(tmp_path: Path) -> None:
 def test_a_camera_with_distortion_is_read_and_has_no_matrix(tmp_path: Path) -> None:
     camera = colmap.read_cameras(written(tmp_path / "c.txt", DISTORTED))[0]
     assert len(camera.params) == 12
+    assert not camera.is_pinhole
+    linear = [[3411.42, 0, 3041.29], [0, 3410.02, 2014.07], [0, 0, 1]]
+    assert camera.linear_part().tolist() == linear
     with pytest.raises(SceneError, match="THIN_PRISM_FISHEYE") as caught:
         camera.intrinsic()
     assert "undistorted" in caught.value.fix
+
+
+def test_a_model_that_nobody_knows_is_read_and_has_no_focal_length(tmp_path: Path) -> None:
+    camera = colmap.read_cameras(written(tmp_path / "c.txt", "4 PERISCOPE 10 8 7 5\n"))[4]
+    assert camera.params == (7.0, 5.0)
+    with pytest.raises(SceneError, match="camera 4 has the unknown model PERISCOPE"):
+        camera.linear_part()
 
 
 def test_simple_pinhole_has_one_focal_length() -> None:
@@ -103,6 +113,83 @@ def test_observations_may_be_empty_and_the_empty_line_counts(tmp_path: Path) -> 
     assert windows == images
 
 
+CAMERA_LINES = [*COURTYARD.splitlines(), DISTORTED.replace("0 THIN", "7 THIN").rstrip()]
+IMAGE_LINES = [
+    (POSE.rstrip(), "1.5 2 7 3 4 -1"),
+    (POSE.rstrip().replace("22 ", "5 ").replace("0307", "0308"), ""),
+    (POSE.rstrip().replace("22 ", "901 ").replace("_0307", " with spaces"), "0 1e-3 -1"),
+    (POSE.rstrip().replace("22 ", "0 ").replace("0307", "0300"), "\t 8 9 10 "),
+]
+NOISE = st.lists(
+    st.sampled_from(["", "  ", "# a comment", "#", " # 1 PINHOLE 5 5 1 1 1 1"]), max_size=3
+)
+ENDS = st.sampled_from(["\n", "\r\n"])
+
+
+@settings(deadline=None)
+@given(st.permutations(CAMERA_LINES), st.lists(NOISE, min_size=4, max_size=4), ENDS, st.booleans())
+def test_cameras_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory,
+    lines: list[str],
+    noise: list[list[str]],
+    end: str,
+    ended: bool,
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "order.txt"
+    wanted = colmap.read_cameras(written(path, "\n".join(CAMERA_LINES)))
+    rows = [row for line, before in zip(lines, noise, strict=False) for row in (*before, line)]
+    text = end.join([*rows, *noise[3]]) + (end if ended else "")
+    assert colmap.read_cameras(written(path, text)) == wanted
+    assert len(wanted) == 3
+
+
+@settings(deadline=None)
+@given(st.permutations(IMAGE_LINES), st.lists(NOISE, min_size=4, max_size=4), ENDS)
+def test_images_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory,
+    pairs: list[tuple[str, str]],
+    noise: list[list[str]],
+    end: str,
+) -> None:
+    """Comments and empty lines may stand between pairs, and never within one."""
+    path = tmp_path_factory.getbasetemp() / "order.txt"
+    wanted = colmap.read_images(written(path, "".join(f"{a}\n{b}\n" for a, b in IMAGE_LINES)))
+    rows = [row for pair, before in zip(pairs, noise, strict=True) for row in (*before, *pair)]
+    found = colmap.read_images(written(path, end.join(rows) + end))
+    assert set(found) == set(wanted)
+    assert [image.id for image in found] == [int(first.split()[0]) for first, _ in pairs]
+    assert found[[image.id for image in found].index(901)].name == "dslr_images/DSC with spaces.JPG"
+
+
+def test_every_truncation_is_refused_or_gives_whole_poses(tmp_path: Path) -> None:
+    """No cut makes a pose of half a line, or leaves a picture with another's points."""
+    text = HEADER + "".join(f"{a}\n{b}\n" for a, b in IMAGE_LINES)
+    path = tmp_path / "images.txt"
+    whole = colmap.read_images(written(path, text))
+    read = refused = 0
+    for cut in range(len(text)):
+        try:
+            images = colmap.read_images(written(path, text[:cut]))
+        except SceneError:
+            refused += 1
+            continue
+        read += 1
+        poses = [(image.id, image.quaternion, image.translation, image.name) for image in images]
+        assert poses == [(x.id, x.quaternion, x.translation, x.name) for x in whole[: len(images)]]
+        for image, other in zip(images[:-1], whole, strict=False):
+            assert image.observations == other.observations
+    assert read > 10
+    assert refused > 300
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
+    path = tmp_path / "cameras.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + (HEADER + COURTYARD).encode())
+    assert list(colmap.read_cameras(path)) == [0, 1]
+    path.write_bytes(b"\xef\xbb\xbf" + COURTYARD.encode())
+    assert list(colmap.read_cameras(path)) == [0, 1]
+
+
 # --- what is refused, with file and line
 
 BAD_CAMERAS = {
@@ -116,6 +203,10 @@ BAD_CAMERAS = {
     "0 PINHOLE 10 8 inf 1 5 4": "'inf' is no finite number",
     "0 PINHOLE 10 8 1_0 1 5 4": "'1_0' is no finite number",
     "0 PINHOLE 10 8 1 1 5 f": "'f' is no number",
+    "0 PINHOLE 10 8 1e999 1 5 4": "'1e999' is no finite number",
+    "0 THIN_PRISM_FISHEYE 10 8 1 1 5 4 0 0 0 0 0 0 0": "has 12 parameters, not 11",
+    "0 THIN_PRISM_FISHEYE 10 8 1 -1 5 4 0 0 0 0 0 0 0 0": "must be positive",
+    "0 OPENCV 10 8 1 1 5 4": "OPENCV has 8 parameters, not 4",
     "0 PINHOLE 0 8 1 1 5 4": "must be positive",
     "0 PINHOLE 10 8 -1 1 5 4": "must be positive",
     "0 PINHOLE 10 8 1 0 5 4": "must be positive",

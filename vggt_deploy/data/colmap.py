@@ -342,7 +342,7 @@ def _image(first: _Line, second: _Line) -> ColmapImage:
 
 def _lines(path: Path) -> list[_Line]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # with a byte order mark or without
     except OSError as error:
         raise SceneError(
             f"can't read {path}: {error.strerror}", "check that the scene is complete"
