@@ -283,7 +283,7 @@ class _Sinks:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """The archive as py7zr sees it."""
-    py7zr = _load_py7zr()
+    py7zr = load_py7zr()
     with path.open("rb") as file:
         if file.read(len(_SIGNATURE)) != _SIGNATURE:
             raise ArchiveError(f"{path.name} is no 7-Zip archive", _AGAIN)
@@ -334,7 +334,8 @@ def _translated(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _load_py7zr() -> Any:
+def load_py7zr() -> Any:
+    """The module, or an ArchiveError that names the extra."""
     try:
         import py7zr
     except ModuleNotFoundError as error:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Literal
 
 from vggt_deploy.artifact import locked, require_free_space
-from vggt_deploy.data.archives import ArchiveError, Contents, read_contents, unpack
+from vggt_deploy.data.archives import ArchiveError, Contents, load_py7zr, read_contents, unpack
 from vggt_deploy.data.download import Patience, download, sha256_of, sync
 from vggt_deploy.data.eth3d_archives import (
     BASE_URL,
@@ -138,6 +138,7 @@ def fetch_eth3d(
         ArtifactError: another process writes `output`, too little space, a file in the way.
     """
     names, wanted = check_scenes(scenes), check_kinds(kinds)
+    load_py7zr()  # missing, it is said now and not after a download
     output = output.expanduser().absolute()
     run = _Run(
         output=output,
