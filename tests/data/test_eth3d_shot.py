@@ -524,3 +524,29 @@ def test_copies_with_a_doubled_ending_are_not_pictures(copy: Path) -> None:
     for name in NAMES:
         shutil.copy(pictures / name, pictures / f"{name}.jpg")
     assert [frame.name for frame in read_scene(pictures).frames] == list(NAMES)
+
+
+# --- frames on their side
+
+
+def test_frames_on_their_side_are_named_by_all_poses_of_the_scene(copy: Path) -> None:
+    """The two that are lying are said to lie, even where they alone are looked at."""
+    for calibration in ("dslr_calibration_undistorted", "dslr_calibration_jpg"):
+        path = copy / calibration / "images.txt"
+        images = list(colmap.read_images(path))
+        quarter = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+        for index in (0, 1):
+            lying = quarter @ images[index].extrinsic()
+            images[index] = colmap.posed(images[index].id, lying, 0, images[index].name)
+        more = [colmap.posed(50 + i, pose_of(i), 0, f"other/DSC_{i:04d}.JPG") for i in range(3)]
+        colmap.write_images(path, [*images, *more])
+    assert "on their side (by their poses): DSC_0286.JPG, DSC_0287.JPG" in read(copy).truth.note
+    pictures = copy / "images" / "dslr_images_undistorted"
+    (pictures / NAMES[2]).unlink()
+    assert "DSC_0286.JPG, DSC_0287.JPG" in read(copy).truth.note
+    (pictures / NAMES[0]).unlink()
+    assert "(by their poses): DSC_0287.JPG" in read(copy).truth.note
+
+
+def test_upright_frames_are_not_mentioned(shot_scene: Path) -> None:
+    assert "on their side" not in read(shot_scene).truth.note

@@ -32,6 +32,7 @@ from vggt_deploy.data.eth3d_layout import (
 )
 from vggt_deploy.data.folders import find_images
 from vggt_deploy.data.images import DECODE_ERRORS
+from vggt_deploy.data.portrait import sideways
 from vggt_deploy.data.scene_points import scene_points
 from vggt_deploy.errors import SceneError
 from vggt_deploy.geometry import Doubles
@@ -129,7 +130,9 @@ def read_frames(places: SceneFolders, paths: Sequence[Path]) -> Eth3dScene:
         else:
             frames.append(_frame(places, path, image, cameras[image.camera_id], as_shot))
     others = len(images.keys() - {path.name for path in paths})
-    note = _note(places, frames, without_pose, others)
+    # By all poses of the scene: of a few frames alone, most may be on their side.
+    lying = sideways(np.array([x.extrinsic() for x in images.values()]), tuple(images))
+    note = _note(places, frames, without_pose, others, lying)
     return Eth3dScene(places.root, tuple(frames), tuple(without_pose), note)
 
 
@@ -295,6 +298,7 @@ def _note(
     frames: Sequence[Eth3dFrame],
     without_pose: Sequence[Path],
     others: int,
+    lying: Sequence[str],
 ) -> str:
     moved = [frame.depth.camera != frame.camera for frame in frames if frame.depth is not None]
     parts = [
@@ -302,10 +306,11 @@ def _note(
         f"depth of {len(moved)} of {len(frames)} frames"
         + (", resampled from the pictures as they were shot" if any(moved) else ""),
     ]
+    on_side = [frame.name for frame in frames if frame.name in lying]
+    if on_side:
+        parts.append(f"on their side (by their poses): {_listed(on_side)}")
     if without_pose:
-        names = ", ".join(path.name for path in without_pose[:_LISTED])
-        more = ", ..." if len(without_pose) > _LISTED else ""
-        parts.append(f"without a pose: {names}{more}")
+        parts.append(f"without a pose: {_listed([path.name for path in without_pose])}")
     if others:
         parts.append(f"{others} more poses in the calibration")
     if not places.is_distorted and not places.distorted_calibration.is_dir():
@@ -320,6 +325,10 @@ def _note(
                 f"{DISTORTED_CALIBRATION})"
             )
     return "; ".join(parts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
 
 
 def _check_views(views: Views) -> None:
