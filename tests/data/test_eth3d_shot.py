@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -209,25 +211,39 @@ def test_depth_through_the_lens_lies_on_the_plane(
     assert np.nanmax(np.abs(bent)) > 0.06
 
 
-def test_each_network_pixel_takes_the_shot_pixel_under_its_centre() -> None:
+@settings(deadline=None, max_examples=30)
+@given(
+    st.sampled_from(["crop", "pad"]),
+    st.integers(2, 14),
+    st.integers(2, 14),
+    st.integers(0, 9),
+    st.integers(0, 9),
+)
+def test_each_network_pixel_takes_the_shot_pixel_under_its_centre(
+    mode: Mode, across: int, down: int, left: int, top: int
+) -> None:
     """In pixels: the stored pixel's centre is half a pixel at most from the projected ray."""
-    placement, (height, width) = place((620, 413), "crop", 154, 98)
+    width, height = 14 * across, 14 * down
+    placement, _ = place((620, 413), mode, width, height)
+    placement = placement.shifted(left, top)  # as in a batch of different shapes
+    width, height = width + left, height + top
     (rows, columns), inside = source_pixels(UNDISTORTED, SHOT, placement, height, width)
-    at = centres(width, height)
-    picture = np.stack(
-        [(at[..., 0] - placement.left) / placement.scale_x,
-         (at[..., 1] - placement.top) / placement.scale_y],
-        axis=-1,
-    )  # fmt: skip
+    at = centres(width, height) - (placement.left, placement.top)
+    shown = (at > 0).all(axis=-1)
+    shown &= (at < (placement.resized_width, placement.resized_height)).all(axis=-1)
+    picture = at / (placement.scale_x, placement.scale_y)
     rays = (picture - UNDISTORTED.params[2:]) / UNDISTORTED.params[:2]
+    points = project(rays)
     stored = np.stack([columns, rows], axis=-1) + 0.5
-    off = np.abs(project(rays) - stored)[inside]
-    assert inside.mean() > 0.99
-    assert off.max() <= 0.5 + 1e-6
-    # The twins: without the lens, and half a network pixel off.
+    assert np.abs(points - stored)[inside].max() <= 0.5 + 1e-6
+    # What has no pixel is padding, or outside of what was shot.
+    within = (points > 1e-6).all(axis=-1) & (points < (604 - 1e-6, 403 - 1e-6)).all(axis=-1)
+    assert inside[shown & within].all()
+    assert not inside[~shown].any()
+    # The twins: without the lens; one shot pixel beside, whatever the network's size.
     straight = rays * np.array(SHOT.params[:2]) + SHOT.params[2:4]
-    assert np.abs(straight - stored)[inside].max() > 5
-    assert np.abs(project(rays + 0.5 / 85.0) - stored)[inside].max() > 1
+    assert np.abs(straight - stored)[inside].max() > 2
+    assert np.abs(points - 1 - stored)[inside].max() > 0.9
 
 
 def test_holes_stay_holes_and_nothing_is_mixed(copy: Path) -> None:
@@ -271,6 +287,19 @@ def test_depth_of_the_pictures_own_pixels_goes_first(copy: Path) -> None:
     assert truth.depth is not None
     assert np.unique(truth.depth).tolist() == [3.5]
     assert "resampled" not in truth.note
+
+
+def test_masks_of_the_shot_pictures_with_depth_of_the_undistorted(copy: Path) -> None:
+    """Each file by its own camera."""
+    own = copy / "ground_truth_depth" / "dslr_images_undistorted"
+    own.mkdir()
+    for name in NAMES:
+        np.full((413, 620), 3.5, "<f4").tofile(own / name)
+    found = read(copy, bits=1)
+    assert found.truth.depth is not None
+    expected = masked(found, lambda columns: columns < 100)
+    np.testing.assert_array_equal(np.isinf(found.truth.depth[0]), expected)
+    assert np.isfinite(found.truth.depth[2]).all()
 
 
 # --- without what is needed
@@ -397,7 +426,7 @@ def test_both_bits_are_dropped_unless_told_otherwise_and_the_note_says_it(
     lost = truth.masks.pixels
     assert lost > 1000
     assert f"mask bits 1 and 2 dropped: {lost} pixels of depth, masks of 2 frames" in truth.note
-    assert "masks not used (2 frames have one)" in read(shot_scene).truth.note
+    assert "masks not used (there are some, of 2 frames)" in read(shot_scene).truth.note
 
 
 def test_masks_of_pictures_that_have_no_depth_are_not_opened(copy: Path) -> None:
@@ -468,6 +497,25 @@ def test_masks_of_shot_pictures(shot_scene: Path) -> None:
     columns = (centres(154, 98)[..., 0] - found.batch.placements[0].left) * 604 / 154
     np.testing.assert_array_equal(np.isinf(found.truth.depth[0]), columns < 160)
     assert np.isfinite(found.truth.depth[2]).all()
+
+
+def test_a_lens_in_a_folder_of_colmap_text(shot_scene: Path, tmp_path: Path) -> None:
+    """Pictures of any other camera that COLMAP calibrated with distortion."""
+    shutil.copytree(shot_scene / "images" / "dslr_images", tmp_path / "images")
+    shutil.copytree(shot_scene / "dslr_calibration_jpg", tmp_path / "colmap")
+    radial = ColmapCamera(0, "RADIAL", 604, 403, (341.0, 304.129, 201.407, 0.05, -0.01))
+    colmap.write_cameras(tmp_path / "colmap" / "cameras.txt", [radial])
+    truth = read(tmp_path).truth
+    assert truth.depth is None
+    assert truth.rays is not None
+    spot = read(tmp_path).batch.placements[0]
+    at = (centres(154, 98) - (spot.left, spot.top)) / (spot.scale_x, spot.scale_y)
+    x, y = np.moveaxis(truth.rays[0], -1, 0)
+    rr = x * x + y * y
+    bent = 1 + 0.05 * rr - 0.01 * rr * rr
+    back = np.stack([341.0 * x * bent + 304.129, 341.0 * y * bent + 201.407], axis=-1)
+    assert np.abs(back - at).max() < 1e-4
+    assert np.abs(341.0 * truth.rays[0] + (304.129, 201.407) - at).max() > 1  # no lens
 
 
 # --- folders of the archives' names

@@ -140,6 +140,15 @@ def test_points_that_no_ray_meets_and_values_that_are_none() -> None:
             assert way(camera, np.empty((0, 2))).shape == (0, 2)
 
 
+@pytest.mark.parametrize("size", [1e3, 1e9, 1e160, 1e300])
+def test_rays_far_from_the_picture_have_no_point_in_it(size: float) -> None:
+    directions = np.array([[1.0, 0], [-1, 0], [0, 1], [0.6, -0.8]])
+    points = points_of(SHOT, size * directions)
+    assert not ((points >= 0) & (points <= (6048, 4032))).all(axis=1).any()
+    if size > 1e8:  # as pixels
+        assert np.isnan(rays_of(SHOT, size * directions)).all()
+
+
 def test_without_pycolmap_pinholes_work_and_the_extra_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -72,7 +72,8 @@ def _meet(lens: Any, rays: Doubles) -> Doubles:
 
 def _where_close(values: Doubles, found: Doubles, wanted: Doubles) -> Doubles:
     """Rows of `values` [N, 2] where `found` is `wanted`, both in pixels; NaN elsewhere."""
-    close = np.hypot(*(found - wanted).T) <= _WAY_BACK_PX  # False for NaN
+    with np.errstate(all="ignore"):  # rays at the end of what a float holds
+        close = np.hypot(*(found - wanted).T) <= _WAY_BACK_PX  # False for NaN
     return np.where(close[:, None], values, np.nan)
 
 

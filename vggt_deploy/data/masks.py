@@ -48,9 +48,10 @@ class MaskUse:
     @property
     def note(self) -> str:
         """The same with what it cost."""
+        frames = f"{self.frames} frame{'' if self.frames == 1 else 's'}"
         if not self.bits:
-            return f"{self.text} ({self.frames} frames have one)"
-        return f"{self.text}: {self.pixels} pixels of depth, masks of {self.frames} frames"
+            return f"{self.text} (there are some, of {frames})"
+        return f"{self.text}: {self.pixels} pixels of depth, masks of {frames}"
 
 
 def check_bits(bits: int) -> None:
