@@ -19,6 +19,7 @@ from __future__ import annotations
 import lzma
 import os
 import re
+import stat
 import struct
 import unicodedata
 import zlib
@@ -89,7 +90,7 @@ def read_contents(
                 raise _refused(path, f"the link {name!r}")
             if entry.is_directory:
                 folders.append(name)
-            elif entry.is_file:
+            elif entry.st_fmt in (None, 0, stat.S_IFREG):  # no mode: made on Windows
                 files.append(_member(entry, name, path))
             else:
                 raise _refused(path, f"{name!r}, which is neither file nor folder")
