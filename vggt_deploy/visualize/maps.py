@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 MapKind = Literal["depth", "confidence"]
 
 PADDING = (190, 190, 190)
-_PANEL_INCHES, _MARGIN_INCHES, _BAR_INCHES, _DPI = 4.6, 0.7, 1.2, 110
-# Beside the map and as high, in shares of it: left, bottom, width, height.
-_BAR_BOX = (1.03, 0.0, 0.04, 1.0)
+_PANEL_INCHES, _BAR_INCHES, _DPI = 4.6, 0.18, 110
+# Around the panels; the bar with its numbers and label stands in the right one.
+_EDGE_INCHES, _GAP_INCHES, _TOP_INCHES, _RIGHT_INCHES = 0.1, 0.12, 0.5, 0.95
 _TITLE_CHARACTERS = 62
 
 
@@ -72,23 +72,26 @@ def write_map(path: Path, maps: Maps, frame: int, picture: NDArray[np.uint8], na
 
     height, width = maps.values.shape[1:]
     panel = _PANEL_INCHES * height / width
-    figure = Figure(
-        figsize=(2 * _PANEL_INCHES + _BAR_INCHES, panel + _MARGIN_INCHES),
-        dpi=_DPI,
-        layout="constrained",
-    )
+    size = (2 * _PANEL_INCHES + _GAP_INCHES + _RIGHT_INCHES + _EDGE_INCHES, panel + _TOP_INCHES)
+    figure = Figure(figsize=size, dpi=_DPI)
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    _show(left, picture, name)
-    _show(right, maps.coloured(frame), maps.title)
+
+    def axes(left: float, across: float) -> Axes:
+        """As high as the panels, at that many inches."""
+        place = (left / size[0], _EDGE_INCHES / size[1], across / size[0], panel / size[1])
+        return figure.add_axes(place)
+
+    second = _EDGE_INCHES + _PANEL_INCHES + _GAP_INCHES
+    _show(axes(_EDGE_INCHES, _PANEL_INCHES), picture, name)
+    _show(axes(second, _PANEL_INCHES), maps.coloured(frame), maps.title)
     limits = maps.limits
     figure.colorbar(
         ScalarMappable(Normalize(limits.low, limits.high), MAPS[limits.kind]),
-        cax=right.inset_axes(_BAR_BOX),
+        cax=axes(second + _PANEL_INCHES + _GAP_INCHES, _BAR_INCHES),
         extend="both" if limits.clipped else "neither",
         label=f"{maps.kind} ({limits.unit})",
     )
-    figure.savefig(path, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.1)
+    figure.savefig(path, metadata={"Software": None})
 
 
 def _show(axes: Axes, pixels: NDArray[np.uint8], title: str) -> None:

@@ -98,9 +98,9 @@ def _scene(shown: Shown) -> Section:
         )
     one = packing.Cloud(source.subject, points, _packed_cameras(shown), note)
     scene = Scene(
-        id="scene",
+        id="view",
         label=f"Points and cameras of {source.name}, {source.subject}",
-        packed=packing.pack_scene([one], colours),
+        packed=packing.pack_scene([one], colours, unit="network units"),
     )
     return Section(
         "scene",
@@ -141,8 +141,8 @@ def _sliders(maps: Maps, source: Source) -> Section:
     )
     title = {"depth": "Depth", "confidence": "Confidence"}[maps.kind]
     lead = (
-        f"{maps.title}. One range for all pictures, the 2nd to the 98th percentile; what lies"
-        " beyond has the colour of the end."
+        f"{maps.title[0].upper()}{maps.title[1:]}. One range for all pictures, the 2nd to the 98th"
+        " percentile; what lies beyond has the colour of the end."
     )
     if maps.not_finite:
         lead += f" {maps.not_finite:,} pixels have no finite value and are magenta."
@@ -158,7 +158,7 @@ def _camera_table(cameras: Cameras, source: Source) -> Section:
     )
     rows = tuple(_camera_row(cameras, source, index) for index in range(len(cameras.frames)))
     table = Table(
-        "cameras",
+        "camera-table",
         "Cameras",
         columns,
         rows,
@@ -172,7 +172,10 @@ def _camera_row(cameras: Cameras, source: Source, index: int) -> Row:
     turned = math.degrees(math.acos(cosine))
     frame = cameras.frames[index]
     cells = [Cell(source.pictures[frame], float(frame))]
-    cells += [Cell(f"{value:.4f}", float(value)) for value in cameras.centres[index]]
+    # Rounded first, and 0 added: what is nearly nothing must not stand there as -0.0000.
+    cells += [
+        Cell(f"{round(value, 4) + 0.0:.4f}", value) for value in cameras.centres[index].tolist()
+    ]
     cells.append(Cell(f"{turned:.2f}", turned))
     if index in cameras.with_frustum:
         across, down = field_of_view(cameras, index)

@@ -139,7 +139,7 @@ def _read_run(folder: Path, images_dir: Path | None) -> Source:
         pictures=names,
         pixels=pixels,
         shown=shown,
-        predictions=derive(outputs, height, width, forward_ms),
+        predictions=_derive(outputs, height, width, forward_ms),
         unit=str(record.get("unit", UNITS)),
         notes=tuple(str(note) for note in record.get("notes", ())),
     )
@@ -245,7 +245,7 @@ def _read_comparison(folder: Path, label: str | None) -> Source:
         pictures=names,
         pixels=pixels,
         shown=shown,
-        predictions=derive(outputs, height, width, float("nan")),
+        predictions=_derive(outputs, height, width, float("nan")),
         unit=UNITS,
         notes=_comparison_notes(scenes, random, int((~shown).sum())),
     )
@@ -318,6 +318,14 @@ def _read_pixels(path: Path, frames: int) -> NDArray[np.uint8]:
     if pixels.ndim != 4 or pixels.shape[:2] != (frames, 3):
         raise _damaged(path, f"its shape is {pixels.shape}, not ({frames}, 3, H, W)", "comparison")
     return to_bytes(pixels)
+
+
+def _derive(
+    outputs: Mapping[str, Array], height: int, width: int, forward_ms: float
+) -> Predictions:
+    """As `derive`; depth that is infinite gives points that are not finite, which are counted."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return derive(outputs, height, width, forward_ms)
 
 
 def _frame_size(folder: Path, outputs: Mapping[str, Array]) -> tuple[int, int]:

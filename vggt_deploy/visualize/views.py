@@ -26,6 +26,8 @@ MAX_DRAWN_POINTS = 60_000
 _SHOWN_PERCENTILES = (1.0, 99.0)
 _BORDER = 0.05
 _INCHES, _DPI = 8.0, 110
+_LEFT_INCHES, _RIGHT_INCHES, _LOW_INCHES, _TOP_INCHES = 0.75, 0.15, 0.55, 0.5
+_MOST_RATIO = 2.5
 _MAX_NUMBERS = 15
 _DOTS_AREA = 80_000.0
 _SEED = 0
@@ -63,23 +65,25 @@ def write_view(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    box = _box(view, cloud, cameras)
-    ratio = float(np.clip((box[3] - box[2]) / (box[1] - box[0]), 0.3, 1.5))
-    figure = Figure(figsize=(_INCHES, _INCHES * ratio + 1.2), dpi=_DPI, layout="constrained")
+    low, high = _box(view, cloud, cameras)
+    across, up = _INCHES, _INCHES * float((high - low)[1] / (high - low)[0])
+    size = (across + _LEFT_INCHES + _RIGHT_INCHES, up + _LOW_INCHES + _TOP_INCHES)
+    figure = Figure(figsize=size, dpi=_DPI)
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    place = (_LEFT_INCHES / size[0], _LOW_INCHES / size[1], across / size[0], up / size[1])
+    axes = figure.add_axes(place)
     if cloud is not None and len(cloud.xyz):
         _draw_points(axes, view, cloud)
     _draw_cameras(axes, view, cameras)
-    axes.set_xlim(box[0], box[1])
-    axes.set_ylim(*((box[3], box[2]) if view.up_is_minus else (box[2], box[3])))
+    axes.set_xlim(low[0], high[0])
+    axes.set_ylim(*((high[1], low[1]) if view.up_is_minus else (low[1], high[1])))
     axes.set_aspect("equal", adjustable="box")
     axes.set_xlabel(_AXES[view.across])
     axes.set_ylabel(_AXES[view.up])
     axes.set_title(f"{title}\n{view.title}", fontsize=9, loc="left", parse_math=False)
     axes.grid(color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
-    figure.savefig(path, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.12)
+    figure.savefig(path, metadata={"Software": None})
 
 
 def drawn_subset(count: int, most: int) -> NDArray[np.intp]:
@@ -90,15 +94,22 @@ def drawn_subset(count: int, most: int) -> NDArray[np.intp]:
     return np.sort(rng.choice(count, most, replace=False, shuffle=False))
 
 
-def _box(view: View, cloud: PointCloud | None, cameras: Cameras) -> tuple[float, ...]:
-    """What is shown: left, right, lower and upper end along the two axes, in the world's unit."""
+def _box(
+    view: View, cloud: PointCloud | None, cameras: Cameras
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What is shown: the ends [2] along the picture's two axes, in the world's unit.
+
+    Neither side is more than _MOST_RATIO times the other; the shorter one then shows more.
+    """
     corners = [cameras.centres, cameras.frusta[cameras.with_frustum].reshape(-1, 3)]
     if cloud is not None and len(cloud.xyz):
         corners.append(np.percentile(cloud.xyz, _SHOWN_PERCENTILES, axis=0))
     around = np.concatenate(corners)[:, [view.across, view.up]]
     low, high = around.min(axis=0), around.max(axis=0)
-    border = _BORDER * max(float((high - low).max()), 1e-6)
-    return (low[0] - border, high[0] + border, low[1] - border, high[1] + border)
+    longest = max(float((high - low).max()), 1e-6)
+    sides = np.maximum(high - low, longest / _MOST_RATIO) + 2 * _BORDER * longest
+    middle = (low + high) / 2
+    return middle - sides / 2, middle + sides / 2
 
 
 def _draw_points(axes: Axes, view: View, cloud: PointCloud) -> None:
