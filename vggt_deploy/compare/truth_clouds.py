@@ -22,7 +22,6 @@ is large, never within T.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,20 +68,15 @@ class CloudTruth:
 def cloud_truth(aligned: Array, not_finite: int, true: Array, scene_size: float) -> CloudTruth:
     """Finite predicted points [N, 3] in the frame of the true points [M, 3], M of 1 or more.
 
-    not_finite: predicted points that are none; with N = 0 they may be all.
+    not_finite: predicted points that are none; N + not_finite of 1 or more.
     scene_size: metres, what a missing point counts as off.
     """
     predicted, known = thinned(aligned, VOXEL_M), thinned(true, VOXEL_M)
-    accuracy = np.full(len(predicted) + not_finite, scene_size)
-    completeness = np.full(len(known), scene_size)
-    within = np.zeros(len(accuracy), dtype=bool)
-    within[: len(predicted)] = True
-    if len(predicted):
-        accuracy[: len(predicted)] = nearest(predicted, known)
-        completeness = nearest(known, predicted)
-    scores = tuple(
-        _score(tolerance, within & (accuracy < tolerance), completeness < tolerance, len(predicted))
-        for tolerance in TOLERANCES_M
+    accuracy = np.concatenate([nearest(predicted, known), np.full(not_finite, np.inf)])
+    completeness = nearest(known, predicted)
+    scores = tuple(_score(tolerance, accuracy, completeness) for tolerance in TOLERANCES_M)
+    accuracy, completeness = (
+        np.where(np.isfinite(each), each, scene_size) for each in (accuracy, completeness)
     )
     accuracy_mean, completeness_mean = float(accuracy.mean()), float(completeness.mean())
     return CloudTruth(
@@ -117,21 +111,19 @@ def thinned(points: Array, voxel_m: float) -> Array:
 
 
 def nearest(points: Array, others: Array) -> Array:
-    """Distance [N] of each of points [N, 3] to the nearest of others [M, 3], M of 1 or more."""
+    """Distance [N] of each of points [N, 3] to the nearest of others [M, 3]; inf if M is 0."""
     from scipy.spatial import cKDTree
 
-    distances: Any
+    if len(others) == 0:
+        return np.full(len(points), np.inf)
     distances, _ = cKDTree(others).query(points)
     return np.asarray(distances, dtype=np.float64)
 
 
-def _score(
-    tolerance: float, accurate: NDArray[np.bool_], complete: NDArray[np.bool_], predicted: int
-) -> CloudScore:
-    """Percents of the points that are within."""
-    precision = float(100.0 * np.mean(accurate)) if accurate.size else 0.0
-    recall = float(100.0 * np.mean(complete)) if predicted else 0.0
+def _score(tolerance: float, accuracy: Array, completeness: Array) -> CloudScore:
+    """Percents of the distances that are within."""
+    precision = float(100.0 * np.mean(accuracy < tolerance))
+    recall = float(100.0 * np.mean(completeness < tolerance))
     both = precision + recall
-    return CloudScore(
-        tolerance, precision, recall, 2.0 * precision * recall / both if both > 0.0 else 0.0
-    )
+    f_score = 2.0 * precision * recall / both if both > 0.0 else 0.0
+    return CloudScore(tolerance, precision, recall, f_score)
