@@ -48,7 +48,8 @@ class Column:
 class Cell:
     """One cell. sort: what the table sorts it by; None: an empty cell, always last.
 
-    small: a second line, quiet; strong: emphasised; badge: "" or the kind of a coloured mark
+    small: a second line, quiet; strong: emphasised; badge: "" or the kind of a coloured mark;
+    dot: "" or the class of a coloured dot before the text
     """
 
     text: str
@@ -56,6 +57,7 @@ class Cell:
     small: str = ""
     strong: bool = False
     badge: str = ""
+    dot: str = ""
 
 
 @dataclass(frozen=True)

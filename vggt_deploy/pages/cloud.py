@@ -128,14 +128,16 @@ def _box(clouds: Sequence[Cloud]) -> tuple[Doubles, Doubles]:
     else:
         low, high = np.full(3, -1.0), np.full(3, 1.0)
     low, high = low - MARGIN * (high - low), high + MARGIN * (high - low)
-    # Where the first cloud's cameras stand belongs into the picture; those of a variant that went
-    # astray do not: they are drawn at the edge of what is seen, or beyond.
+    # Where the first cloud's cameras stand belongs into the picture, but one that went astray does
+    # not make everything else small; those of the other clouds are drawn where they are, or beyond.
     first = clouds[0].cameras
     if first is not None:
         centres = camera_centres(first)
         centres = centres[np.isfinite(centres).all(axis=1)]
         if len(centres):
-            low, high = np.minimum(low, centres.min(axis=0)), np.maximum(high, centres.max(axis=0))
+            most = float(np.max(high - low))
+            low = np.maximum(np.minimum(low, centres.min(axis=0)), low - most)
+            high = np.minimum(np.maximum(high, centres.max(axis=0)), high + most)
     side = max(float(np.max(high - low)), 1e-6)
     flat = (high - low) < 1e-3 * side
     return np.where(flat, low - 0.5e-3 * side, low), np.where(flat, high + 0.5e-3 * side, high)

@@ -17,7 +17,7 @@ from PIL import Image
 
 Pixels = NDArray[np.uint8]
 
-QUALITY = 88
+QUALITY = 80
 PHOTO_QUALITY = 82
 _EFFORT = 4
 

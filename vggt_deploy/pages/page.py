@@ -23,6 +23,7 @@ from vggt_deploy.pages.vendor import library, vendored
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 STATIC = Path(__file__).with_name("static")
 TEMPLATES = Path(__file__).with_name("templates")
@@ -126,13 +127,29 @@ def _environment() -> Environment:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
         raise missing_jinja(error) from error
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = _breakable
+    environment.filters["capital"] = capital
+    return environment
+
+
+def capital(text: str) -> str:
+    """With a capital letter, unless the first word is a sign of its own, as in "x smaller"."""
+    return text if text[1:2] == " " else text[:1].upper() + text[1:]
+
+
+def _breakable(text: str) -> Markup:
+    """A label, escaped, that may be broken after "/" and before "+" and nowhere else."""
+    from markupsafe import Markup, escape
+
+    broken = str(escape(text)).replace("/", "/<wbr>").replace("+", "<wbr>+")
+    return Markup(broken)
 
 
 def missing_jinja(error: ImportError) -> DeployError:

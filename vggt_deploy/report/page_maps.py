@@ -1,0 +1,235 @@
+"""The pictures of report.html: photo, depth, difference from FP32 and error by the truth.
+
+For each picture of the first scene, and each finished variant:
+
+    depth        of the point of view of that picture; one range for FP32 and all variants: the 2nd
+                 to the 98th percentile of FP32's on that picture
+    difference   variant minus FP32, not aligned; one range for all variants of a picture: the
+                 median over the variants of the 99th percentile of |difference|, so that neither a
+                 bad variant nor a nearly perfect one decides what the others look like
+    error        |s a - b| / b by the true depth b, with the scale s = median(b) / median(a) of the
+                 scene that the metrics used; from 0 to the 95th percentile of FP32's
+
+Not finite is magenta; where the truth is not known the error is grey. Many variants make the maps
+smaller, so that the page stays below its budget; how small is said on the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_deploy.compare.report import ComparisonReport, Row
+from vggt_deploy.compare.state import Folder
+from vggt_deploy.data.ground_truth import GroundTruth
+from vggt_deploy.pages.blocks import legend
+from vggt_deploy.pages.colours import ColourRange, coloured, range_of
+from vggt_deploy.pages.encode import PHOTO_QUALITY, PictureStore, shrunk, webp_uri
+
+PIXELS_TOTAL = 26_000_000  # of all maps of a page; more of them are made smaller
+LEAST_WIDTH = 96
+MOST_WIDTH = 640
+UNKNOWN = (150, 150, 150)
+UNIT = "network units"
+
+Maps = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The pictures of the page as plain values; `notes` say what the colours are.
+
+    data["pictures"]: for each its name, photo, ranges and legends
+    data["variants"]: label -> for each picture the keys of its maps in the store
+    """
+
+    data: dict[str, Any] | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Ranges:
+    """Of one picture; error: None where its truth is not known."""
+
+    depth: ColourRange
+    difference: ColourRange
+    error: ColourRange | None
+
+
+def map_data(
+    report: ComparisonReport,
+    folder: Folder,
+    images: Floats,
+    truth: GroundTruth | None,
+    store: PictureStore,
+) -> Shown:
+    """Encode all maps into the store; images [S, 3, H, W] of the first scene."""
+    if "depth" not in report.question["outputs"]:
+        return Shown(None, ("Not shown: depth was not among the outputs asked for.",))
+    done = [row for row in report.rows if row.status == "done"]
+    depths = {row.label: _depth(folder, row) for row in done}
+    errors = _errors(done, depths, truth)
+    frames, height, width = depths[report.reference.label].shape
+    kinds = 2 + bool(errors)
+    shown = _width(width, height, frames * len(done) * kinds)
+    pictures: list[dict[str, Any]] = []
+    per_variant: dict[str, list[dict[str, Any]]] = {label: [] for label in depths}
+    for index, name in enumerate(report.pictures):
+        of_picture = {label: depth[index] for label, depth in depths.items()}
+        wrong = {label: error[index] for label, error in errors.items()}
+        ranges = _ranges(of_picture, wrong, report.reference.label)
+        photo = np.round(images[index].transpose(1, 2, 0) * 255.0).astype(np.uint8)
+        pictures.append(_picture(name, photo, ranges, shown, store))
+        for label in depths:
+            maps = _maps(of_picture, wrong, label, report.reference.label, ranges, shown, store)
+            per_variant[label].append(maps)
+    data = {
+        "pictures": pictures,
+        "variants": per_variant,
+        "reference": report.reference.label,
+        "small": shown <= 280,
+        "width": width,
+        "height": height,
+    }
+    return Shown(data, _notes(width, height, shown, bool(errors), truth))
+
+
+def _depth(folder: Folder, row: Row) -> Maps:
+    """Depth [S, H, W] of a variant."""
+    with np.load(folder.arrays(row.variant)) as file:
+        depth: Maps = file["depth"][0, ..., 0]
+    return depth
+
+
+def _errors(
+    done: list[Row], depths: Mapping[str, Maps], truth: GroundTruth | None
+) -> dict[str, NDArray[np.float64]]:
+    """Label -> |s a - b| / b, [S, H, W]; NaN where b is not known, inf where a is not finite."""
+    if truth is None or truth.depth is None:
+        return {}
+    found = {}
+    known = np.isfinite(truth.depth) & (truth.depth > 0)
+    for row in done:
+        scene = row.scenes[0].truth if row.scenes else None
+        if scene is None or scene.depth is None:
+            return {}  # the metrics had too little truth to go by
+        found[row.label] = relative_error(depths[row.label], truth.depth, known, scene.depth.scale)
+    return found
+
+
+def relative_error(
+    depth: Floats, true: Floats, known: NDArray[np.bool_], scale: float
+) -> NDArray[np.float64]:
+    """|scale depth - true| / true; NaN where it is not known, inf where depth is not finite."""
+    error = np.full(depth.shape, np.nan)
+    with np.errstate(invalid="ignore"):
+        part = np.abs(scale * depth[known].astype(np.float64) - true[known]) / true[known]
+    error[known] = np.where(np.isfinite(depth[known]), part, np.inf)
+    return error
+
+
+def _width(width: int, height: int, maps: int) -> int:
+    """How wide the maps are drawn: as computed, or less where they would be too many pixels."""
+    most = (PIXELS_TOTAL / max(1, maps) * width / height) ** 0.5
+    return int(min(width, MOST_WIDTH, max(LEAST_WIDTH, most)))
+
+
+def _ranges(depths: Mapping[str, Floats], errors: Mapping[str, Floats], reference: str) -> _Ranges:
+    own = depths[reference]
+    spreads = [
+        range_of(depth - own, "difference", UNIT, high=99.0).high
+        for label, depth in depths.items()
+        if label != reference
+    ]
+    spread = float(np.median(spreads)) if spreads else 1.0
+    error = None
+    if errors:
+        error = range_of(100.0 * errors[reference], "error", "% of the true depth", high=95.0)
+    return _Ranges(
+        depth=range_of(own, "depth", UNIT),
+        difference=ColourRange("difference", -spread, spread, UNIT),
+        error=error,
+    )
+
+
+def _picture(
+    name: str, photo: NDArray[np.uint8], ranges: _Ranges, width: int, store: PictureStore
+) -> dict[str, Any]:
+    small = shrunk(photo, max(width, min(photo.shape[1], 360)), smooth=True)
+    entry: dict[str, Any] = {
+        "name": name,
+        "photo": store.add(webp_uri(small, quality=PHOTO_QUALITY)),
+        "depth": _ends(ranges.depth),
+        "difference": _ends(ranges.difference),
+    }
+    if ranges.error is not None:
+        entry["error"] = _ends(ranges.error)
+    return entry
+
+
+def _ends(limits: ColourRange) -> dict[str, str]:
+    made = legend(limits)
+    return {"low": made.low, "high": made.high, "unit": made.unit}
+
+
+def _maps(
+    depths: Mapping[str, Floats],
+    errors: Mapping[str, Floats],
+    label: str,
+    reference: str,
+    ranges: _Ranges,
+    width: int,
+    store: PictureStore,
+) -> dict[str, Any]:
+    """The keys of one variant's maps of one picture, and what stands beside them."""
+    difference = depths[label] - depths[reference]
+    finite = np.abs(difference[np.isfinite(difference)])
+    entry: dict[str, Any] = {
+        "depth": _key(coloured(depths[label], ranges.depth), width, store),
+        "mean_difference": float(finite.mean()) if finite.size else None,
+        "not_finite": int(np.count_nonzero(~np.isfinite(depths[label]))),
+    }
+    if label != reference:
+        beyond = float(np.mean(finite > ranges.difference.high)) if finite.size else 0.0
+        entry["beyond"] = beyond
+        entry["difference"] = _key(coloured(difference, ranges.difference), width, store)
+    if ranges.error is not None:
+        error = errors[label]
+        pixels = coloured(100.0 * error, replace(ranges.error, clipped=None))
+        pixels[np.isnan(error)] = UNKNOWN
+        known = error[np.isfinite(error)]
+        entry["error"] = _key(pixels, width, store)
+        entry["median_error"] = float(100.0 * np.median(known)) if known.size else None
+    return entry
+
+
+def _key(pixels: NDArray[np.uint8], width: int, store: PictureStore) -> str:
+    return store.add(webp_uri(shrunk(pixels, width, smooth=False)))
+
+
+def _notes(
+    width: int, height: int, shown: int, with_error: bool, truth: GroundTruth | None
+) -> tuple[str, ...]:
+    notes = [
+        (
+            "Depth: from the 2nd to the 98th percentile of FP32's on that picture, the same for "
+            "all variants. Difference: variant minus FP32, not aligned; blue is nearer, red is "
+            "farther; one range for all variants of a picture. Magenta: not finite."
+        )
+    ]
+    if with_error:
+        notes.append(
+            "Error by the truth: |s a - b| / b with one scale s for the scene, as in the metrics; "
+            "the range ends at the 95th percentile of FP32's. Grey: the true depth is not known."
+        )
+    elif truth is None or truth.depth is None:
+        notes.append("Error by the truth: not shown, no true depth is known of this scene.")
+    if shown < width:
+        made = f"{shown} x {round(height * shown / width)}"
+        notes.append(f"The maps are drawn at {made} pixels of {width} x {height} computed.")
+    return tuple(notes)
