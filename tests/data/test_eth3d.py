@@ -332,6 +332,22 @@ def test_depth_of_a_wrong_size_is_refused(copy: Path, size: int) -> None:
         read_depth(path, 336, 252)
 
 
+def test_depth_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SceneError, match=r"can't read .*absent\.JPG: No such file"):
+        read_depth(tmp_path / "absent.JPG", 4, 3)
+
+
+def test_depth_that_may_not_be_opened_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its size is known by the folder alone."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(np, "memmap", refuse)
+    with pytest.raises(SceneError, match=r"DSC_0001\.JPG: Permission denied"):
+        read_depth(copy / DEPTHS / "DSC_0001.JPG", 336, 252)
+
+
 @pytest.mark.parametrize("value", [np.nan, 0.0, -1.0, -np.inf])
 def test_values_that_no_depth_has_are_refused(copy: Path, value: float) -> None:
     path = copy / DEPTHS / "DSC_0000.JPG"

@@ -332,6 +332,10 @@ def test_two_poses_of_one_picture_are_refused(copy: Path) -> None:
         SceneError, match=r"DSC_0287\.JPG has one pose in .* \(they differ by 0\.05"
     ):
         read(copy)
+    # A picture that is not looked at is nobody's concern.
+    (copy / "images" / "dslr_images_undistorted" / NAMES[1]).rename(copy.parent / "kept")
+    assert read(copy).truth.depth is not None
+    (copy.parent / "kept").rename(copy / "images" / "dslr_images_undistorted" / NAMES[1])
     images[1] = replace(images[1], translation=(0.3, -0.1, 0.10001))  # as printed with few digits
     colmap.write_images(path, images)
     assert read(copy).truth.depth is not None

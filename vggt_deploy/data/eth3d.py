@@ -121,7 +121,7 @@ def read_scene(folder: Path | str) -> Eth3dScene:
 def read_frames(places: SceneFolders, paths: Sequence[Path]) -> Eth3dScene:
     """The scene of these pictures alone, in their order; the others need not be whole."""
     cameras, images = read_calibration(places.calibration)
-    as_shot = _as_shot(places, cameras, images)
+    as_shot = _as_shot(places, cameras, {x.name: images[x.name] for x in paths if x.name in images})
     frames, without_pose = [], []
     for path in paths:
         image = images.get(path.name)
@@ -167,7 +167,10 @@ def read_depth(
     no depth has.
     """
     _check_depth_size(path, width, height)
-    stored = np.memmap(path, dtype="<f4", mode="r", shape=(height, width))
+    try:
+        stored = np.memmap(path, dtype="<f4", mode="r", shape=(height, width))
+    except OSError as error:
+        raise _unreadable(path, error) from error
     depth = np.array(stored if at is None else stored[at], dtype=np.float32)
     wrong = int(np.count_nonzero(~(depth > 0)))
     if wrong:
@@ -216,8 +219,8 @@ def write_scene(folder: Path | str, views: Views, *, quality: int = 95) -> None:
 def _as_shot(
     places: SceneFolders, cameras: dict[int, ColmapCamera], images: dict[str, ColmapImage]
 ) -> dict[str, ColmapCamera]:
-    """By picture name: the camera of the picture as it was shot, whose pixels ETH3D's depth and
-    masks are of. Empty where the calibration is not there, or nothing needs it.
+    """By picture name, for `images`: the camera of the picture as it was shot, whose pixels ETH3D's
+    depth and masks are of. Empty where that calibration is not there, or nothing needs it.
     """
     if places.is_distorted:
         return {name: cameras[image.camera_id] for name, image in images.items()}
@@ -237,7 +240,10 @@ def _as_shot(
                 f"{places.distorted_calibration} (they differ by {difference:.3g})",
                 "take both calibrations from the same data set: depth belongs to one pose",
             )
-    return {name: shot_cameras[image.camera_id] for name, image in shot_images.items()}
+    return {
+        name: shot_cameras[shot_images[name].camera_id]
+        for name in images.keys() & shot_images.keys()
+    }
 
 
 def _frame(
@@ -285,12 +291,19 @@ def _check_picture(path: Path, camera: ColmapCamera) -> None:
 
 
 def _check_depth_size(path: Path, width: int, height: int) -> None:
-    expected, found = width * height * 4, path.stat().st_size
+    try:
+        expected, found = width * height * 4, path.stat().st_size
+    except OSError as error:
+        raise _unreadable(path, error) from error
     if found != expected:
         raise SceneError(
             f"{path} has {found} bytes; depth of {width} x {height} pixels has {expected}",
             "take the file again (it may be truncated), or the depth of these pictures",
         )
+
+
+def _unreadable(path: Path, error: OSError) -> SceneError:
+    return SceneError(f"can't read {path}: {error.strerror}", "check the path and its permissions")
 
 
 def _note(
