@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from vggt_deploy.report.summary import calibration_notes, summary_text, timing_notes
+from vggt_deploy.report.question_sections import calibration_notes, timing_notes
+from vggt_deploy.report.summary import summary_text
 from vggt_deploy.report.text import megabytes, number, table, wrap
 
 
@@ -61,7 +62,7 @@ def test_times_of_a_busy_machine_are_called_noisy(fake: Any) -> None:
 
 
 def test_too_few_calls_are_named(fake: Any) -> None:
-    assert any("fewer than 3" in note for note in timing_notes(fake.run(repeats=1)))
+    assert any("Fewer than 3" in note for note in timing_notes(fake.run(repeats=1)))
 
 
 def test_what_was_read_is_said(fake: Any) -> None:

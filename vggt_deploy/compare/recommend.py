@@ -1,29 +1,6 @@
 """What to use, and why: rules over the measured rows, no judgement beyond them.
 
-The loss of a row is the worst of these quantities, each divided by its gate, so that a loss of at
-most 1 passes every gate:
-
-    depth AbsRel                      0.02
-    1 - depth delta 1.25              0.01
-    relative rotation, mean           0.5 degrees
-    translation direction, mean       2 degrees
-    world points, mean / scene size   0.02 (from the point head)
-
-Where the truth is known these gates hold too, on what was lost against PyTorch FP32 (mean over the
-scenes, `paired.TruthLoss`):
-
-    AUC@30                            1 point of percent
-    AUC@5                             2 points of percent
-    depth AbsRel                      0.005
-    world points / scene size         0.005
-
-and from 5 scenes on they stand alone for what they judge (AUC for poses, AbsRel for depth, points
-for points): a variant may be far from FP32 and no worse. Of fewer scenes chance alone could pass
-one, so both kinds hold there; and for poses where FP32 itself has less than 20 points of AUC@30:
-who has nothing loses nothing, however wrong its poses are.
-
-The gates are a convention of this tool (small beside VGGT's own error on benchmarks), not a law,
-and other ones than those of gates.toml, which are measured.
+The loss of a row, and the gates that it is held against, are those of `loss.py`.
 
     fastest here    lowest median latency of all rows with finite outputs
     best accuracy   lowest loss among the variants that are not FP32
@@ -43,108 +20,41 @@ accuracy: such weights say nothing about trained ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import partial
-from typing import Literal
+from collections.abc import Iterable
 
+from vggt_deploy.compare.loss import (
+    ENOUGH_SCENES,
+    GATES,
+    LEAST_AUC_30,
+    PAIRS_LOST,
+    TRUTH_GATES,
+    Gate,
+    difference,
+    loss,
+)
 from vggt_deploy.compare.paired import Difference
 from vggt_deploy.compare.report import Purpose, Recommendation, Row, Said, ratios
 
-NOT_EVIDENCE = "the weights are random: accuracy on random weights is not evidence"
-
-
-Part = Literal["pose", "depth", "points"]
-ENOUGH_SCENES = 5  # from here on the truth alone judges
-PAIRS_LOST = " pairs lost their baseline"
-LEAST_AUC_30 = 20.0  # of FP32, points of percent: below it AUC has too little to lose to judge
-
-
-@dataclass(frozen=True)
-class Gate:
-    """One quantity of a row, what it is about, and the most it may be."""
-
-    name: str
-    limit: float
-    part: Part
-    value: Callable[[Row], float | None]
-
-
-def _abs_rel(row: Row) -> float | None:
-    return row.geometry.depth.abs_rel if row.geometry and row.geometry.depth else None
-
-
-def _delta(row: Row) -> float | None:
-    return 1.0 - row.geometry.depth.delta_125 if row.geometry and row.geometry.depth else None
-
-
-def _angle(row: Row, kind: str) -> float | None:
-    pose = row.geometry.pose if row.geometry else None
-    angles = (pose.rotation if kind == "rotation" else pose.direction) if pose else None
-    return angles.mean_deg if angles else None
-
-
-def _points(row: Row) -> float | None:
-    return row.geometry.points.mean_relative if row.geometry and row.geometry.points else None
-
-
-def _lost(row: Row, quantity: str) -> Difference | None:
-    found: Difference | None = getattr(row.truth_loss, quantity, None)
-    return found
-
-
-def _mean_lost(row: Row, quantity: str) -> float | None:
-    found = _lost(row, quantity)
-    return found.mean if found is not None else None
-
-
-GATES = (
-    Gate("depth AbsRel", 0.02, "depth", _abs_rel),
-    Gate("1 - depth delta 1.25", 0.01, "depth", _delta),
-    Gate("rotation, degrees", 0.5, "pose", partial(_angle, kind="rotation")),
-    Gate("translation direction, degrees", 2.0, "pose", partial(_angle, kind="direction")),
-    Gate("world points / scene size", 0.02, "points", _points),
-)
-TRUTH_GATES = (
-    Gate("AUC@30 lost", 1.0, "pose", partial(_mean_lost, quantity="auc_30")),
-    Gate("AUC@5 lost", 2.0, "pose", partial(_mean_lost, quantity="auc_5")),
-    Gate("AbsRel lost", 0.005, "depth", partial(_mean_lost, quantity="abs_rel")),
-    Gate("points lost / scene size", 0.005, "points", partial(_mean_lost, quantity="point_error")),
-)
-# What of a TruthLoss judges each part.
-_JUDGES: dict[Part, str] = {"pose": "auc_30", "depth": "abs_rel", "points": "point_error"}
-
-
-def loss(row: Row) -> tuple[float, str] | None:
-    """The worst quantity over its gate, and its name; None when none was measured."""
-    by_truth = {
-        part
-        for part, quantity in _JUDGES.items()
-        if (lost := _lost(row, quantity)) is not None
-        and lost.n >= ENOUGH_SCENES
-        and (part != "pose" or _reference_auc_30(row) >= LEAST_AUC_30)
-    }
-    gates = [*(gate for gate in GATES if gate.part not in by_truth), *TRUTH_GATES]
-    found = [(v / g.limit, g.name) for g in gates if (v := g.value(row)) is not None]
-    pairs = row.geometry.pose.pairs_lost if row.geometry and row.geometry.pose else 0
-    if pairs and "pose" not in by_truth:  # the truth counts them as 180 degrees
-        return float("inf"), f"{pairs}{PAIRS_LOST}"
-    return max(found) if found else None
-
-
-def _reference_auc_30(row: Row) -> float:
-    """AUC@30 of PyTorch FP32 on the row's scenes: what the row has and what it lost."""
-    lost = _mean_lost(row, "auc_30")
-    own = row.truth.auc_30 if row.truth is not None else None
-    return 0.0 if lost is None or own is None else own + lost
+__all__ = [
+    "ENOUGH_SCENES",
+    "GATES",
+    "LEAST_AUC_30",
+    "TRUTH_GATES",
+    "Gate",
+    "loss",
+    "recommend",
+    "slower_than",
+    "surely_faster",
+    "timed_together",
+]
 
 
 def _by_truth(row: Row) -> Said | None:
     """What the truth says of a row, for the reader of its recommendation."""
     quantities = (
-        (Said.of("AUC@30"), _lost(row, "auc_30")),
-        (Said.of("AbsRel"), _lost(row, "abs_rel")),
-        (Said.of("points"), _lost(row, "point_error")),
+        (Said.of("AUC@30"), difference(row, "auc_30")),
+        (Said.of("AbsRel"), difference(row, "abs_rel")),
+        (Said.of("points"), difference(row, "point_error")),
     )
     found = [(name, lost) for name, lost in quantities if lost is not None]
     if not found:
@@ -171,12 +81,23 @@ def recommend(rows: tuple[Row, ...], *, random_weights: bool) -> tuple[Recommend
     usable = [row for row in rows if row.measured is not None and row.accuracy and row.finite]
     artifacts = [row for row in usable if row.runtime != "torch"]
     within = [row for row in artifacts if random_weights or _passes(row)]
+    here, away = timed_together(usable, rows[0])
+    timed = [row for row in within if row in here]
     return (
-        _production(within, usable, artifacts, random_weights),
+        _production(timed, here, [row for row in artifacts if row in here], random_weights, away),
         _edge(within, usable, artifacts, random_weights),
         _accuracy(usable, random_weights),
-        _fastest(usable, random_weights),
+        _fastest(here, random_weights, away),
     )
+
+
+def timed_together(rows: Iterable[Row], reference: Row) -> tuple[list[Row], list[Row]]:
+    """Rows timed on the kind of machine that the reference was timed on, and the others, whose
+    times are never held against it.
+    """
+    rows = list(rows)
+    here = [row for row in rows if row.machine == reference.machine]
+    return here, [row for row in rows if row not in here]
 
 
 def _advice(purpose: Purpose, label: str | None, *said: Said | None) -> Recommendation:
@@ -216,7 +137,8 @@ def _fp32(rows: Iterable[Row]) -> list[Row]:
 
 def slower_than(row: Row, rows: Iterable[Row]) -> tuple[str, ...]:
     """Labels of the FP32 variants that this one is not faster than."""
-    return tuple(r.label for r in _fp32(rows) if r is not row and _median(r) <= _median(row))
+    together = (r for r in _fp32(rows) if r is not row and r.machine == row.machine)
+    return tuple(other.label for other in together if _median(other) <= _median(row))
 
 
 def surely_faster(row: Row, rows: Iterable[Row]) -> bool:
@@ -247,6 +169,16 @@ def _unknown(row: Row, usable: Iterable[Row]) -> Said | None:
     )
 
 
+def _elsewhere(away: list[Row]) -> Said | None:
+    """A warning where rows were timed on another kind of machine than PyTorch FP32."""
+    if not away:
+        return None
+    return Said.of(
+        "Timed on another kind of machine, so not held against these: {labels}.",
+        labels=tuple(Said.of("{label}", label=row.label) for row in away),
+    )
+
+
 def _named(name: str) -> Said:
     """The name of a gate, or of what stands for one: all of them are in the catalogues."""
     count = name.removesuffix(PAIRS_LOST)
@@ -269,12 +201,16 @@ def _none_within(artifacts: list[Row]) -> Said:
 
 
 def _production(
-    within: list[Row], usable: list[Row], artifacts: list[Row], random_weights: bool
+    within: list[Row],
+    usable: list[Row],
+    artifacts: list[Row],
+    random_weights: bool,
+    away: list[Row],
 ) -> Recommendation:
-    caveat = _caveat(random_weights)
+    caveat = (_caveat(random_weights), _elsewhere(away))
     fast = [row for row in within if row.scheme != "fp32" and surely_faster(row, usable)]
     if fast:
-        return _fast_enough(fast, usable, random_weights)
+        return _fast_enough(fast, usable, random_weights, away)
     floats = [row for row in within if row.scheme == "fp32"]
     if floats:
         chosen = min(floats, key=_median)
@@ -286,14 +222,16 @@ def _production(
             )
         )
         own = Said.of("This one is the FP32 artifact, median {ms} ms.", ms=f"{_median(chosen):.4g}")
-        return _advice("production", chosen.label, why, own, caveat)
+        return _advice("production", chosen.label, why, own, *caveat)
     if within:
         why = Said.of("no artifact is surely faster than FP32 in PyTorch on this machine.")
-        return _advice("production", None, why, caveat)
-    return _advice("production", None, _none_within(artifacts))
+        return _advice("production", None, why, *caveat)
+    return _advice("production", None, _none_within(artifacts), _elsewhere(away))
 
 
-def _fast_enough(fast: list[Row], usable: list[Row], random_weights: bool) -> Recommendation:
+def _fast_enough(
+    fast: list[Row], usable: list[Row], random_weights: bool, away: list[Row]
+) -> Recommendation:
     """Of the artifacts that are surely faster than FP32: the fastest, or a smaller one as fast."""
     best = min(_median(row) for row in fast)
     chosen = min((row for row in fast if _median(row) <= 1.02 * best), key=_bytes)
@@ -310,7 +248,7 @@ def _fast_enough(fast: list[Row], usable: list[Row], random_weights: bool) -> Re
         if random_weights
         else Said.of("the fastest artifact within the gates: {facts}.", facts=facts)
     )
-    warnings = (_spread(chosen, nearest), _unknown(chosen, usable))
+    warnings = (_spread(chosen, nearest), _unknown(chosen, usable), _elsewhere(away))
     judged = _caveat(random_weights) or _by_truth(chosen)
     return _advice("production", chosen.label, why, *warnings, judged)
 
@@ -356,7 +294,7 @@ def _accuracy(usable: list[Row], random_weights: bool) -> Recommendation:
     return _advice("best accuracy", None, why, alone)
 
 
-def _fastest(usable: list[Row], random_weights: bool) -> Recommendation:
+def _fastest(usable: list[Row], random_weights: bool, away: list[Row]) -> Recommendation:
     order = sorted(usable, key=_median)
     chosen = order[0]
     said: list[Said | None] = [
@@ -377,7 +315,7 @@ def _fastest(usable: list[Row], random_weights: bool) -> Recommendation:
                 "with more repeats, on a quiet machine."
             )
         )
-    said.append(_unknown(chosen, usable))
+    said += [_unknown(chosen, usable), _elsewhere(away)]
     found = loss(chosen)
     if not random_weights and chosen.scheme != "fp32" and found is not None and found[0] > 1.0:
         said.append(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from rich.cells import cell_len
 
@@ -16,8 +17,6 @@ _WIDE = "\u2e80-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\u201c\u201d"
 _CLOSING = "，。、；：？！）》」』】”"
 _OPENING = "（《「『【“"
 _UNITS = re.compile(rf"(\s*)([{_OPENING}]*(?:[{_WIDE}]|[^\s{_WIDE}]+)[{_CLOSING}]*|\S)")
-
-_PIPE = r"\|"
 
 
 def pad(text: str, width: int) -> str:
@@ -43,13 +42,30 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1
 def markdown_table(
     header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1
 ) -> list[str]:
-    """The same as a table of GitHub's Markdown; pipes in cells are escaped."""
+    """The same as a table of GitHub's Markdown; cells have their pipes escaped."""
 
     def join(cells: Iterable[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', _PIPE) for cell in cells)} |"
+        return f"| {' | '.join(cells)} |"
 
     rule = (":--" if i < left else "--:" for i in range(len(header)))
     return [join(header), join(rule), *(join(row) for row in rows)]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table that is not yet text: all rows as long as the header, `left` columns of words."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: int = 1
+
+    def plain(self) -> list[str]:
+        """Aligned; nothing where there is no row."""
+        return table(self.header, self.rows, left=self.left) if self.rows else []
+
+    def markdown(self) -> list[str]:
+        """As GitHub shows it; nothing where there is no row."""
+        return markdown_table(self.header, self.rows, left=self.left) if self.rows else []
 
 
 def number(value: float | None, digits: int = 4) -> str:

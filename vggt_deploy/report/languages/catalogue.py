@@ -11,8 +11,9 @@
     en = "{bad} of {all} poses are not finite: 180 degrees for their pairs"
     zh = "{all} 个位姿中有 {bad} 个不是有限值：其所在的对按 180 度计"
 
-Both have the same placeholders. Those of a recorded text match anything, and one whose name begins
-with `its_` is a recorded text again. The first that matches the whole text is taken.
+Both have the same placeholders. Those of a recorded text match anything without "; ", which parts
+one note from the next; one whose name begins with `its_` matches anything, and is a recorded text
+again. The first that matches the whole text is taken.
 """
 
 from __future__ import annotations
@@ -99,6 +100,7 @@ def _pattern(template: str) -> re.Pattern[str]:
     for literal, name, _, _ in Formatter().parse(template):
         parts.append(re.escape(literal))
         if name is not None:
-            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>.+?)")
+            one = "." if name.startswith("its_") else "(?:(?!; ).)"
+            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{one}+?)")
             seen.add(name)
     return re.compile("".join(parts), re.DOTALL)

@@ -57,13 +57,27 @@ class Speaker:
             return found
         # Notes are often several, one after the other.
         if "; " in text:
-            return "；".join(self.recorded(part) for part in text.split("; "))
+            return self.semicolon.join(self.recorded(part) for part in text.split("; "))
         return f"{ORIGINAL}{text}"
+
+    def sentences(self, said: Sequence[str]) -> str:
+        """Whole sentences, one behind the other."""
+        return (" " if self.catalogue is None else "").join(said)
 
     @property
     def comma(self) -> str:
         """What stands between the parts of a list."""
         return ", " if self.catalogue is None else "，"
+
+    @property
+    def semicolon(self) -> str:
+        """What stands between clauses."""
+        return "; " if self.catalogue is None else "；"
+
+    @property
+    def colon(self) -> str:
+        """What stands behind a name, before its text."""
+        return ": " if self.catalogue is None else "："
 
     def joined(self, items: Sequence[str]) -> str:
         """Names in a row."""
@@ -71,7 +85,7 @@ class Speaker:
 
     def titled(self, name: str, text: str) -> str:
         """`name: text`."""
-        return f"{name}{': ' if self.catalogue is None else '：'}{text}"
+        return f"{name}{self.colon}{text}"
 
     def _template(self, template: str) -> str:
         return template if self.catalogue is None else self.catalogue.messages[template]
