@@ -335,7 +335,7 @@ def _note(
         if unused:
             parts.append(
                 f"not used: {', '.join(unused)}, of the pictures as they were shot (there is no "
-                f"{DISTORTED_CALIBRATION})"
+                f"{DISTORTED_CALIBRATION}, which is in the archive dslr_jpg)"
             )
     return "; ".join(parts)
 
