@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,15 @@ import pytest
 from PIL import Image
 
 from vggt_deploy.report import pictures
-from vggt_deploy.report.pictures import BAD, _coloured, _fit, _range, _sheet
+from vggt_deploy.report.pictures import (
+    BAD,
+    LEAST_TILE_WIDTH,
+    _coloured,
+    _enlarged,
+    _fit,
+    _range,
+    _sheet,
+)
 
 
 def _tile(sheet: Image.Image, column: int, tile_width: int) -> np.ndarray:
@@ -72,17 +79,15 @@ def test_long_labels_are_cut_to_the_picture() -> None:
     assert _fit("short", 100, font) == "short"
 
 
-def test_the_plots_grow_with_the_number_of_variants(fake: Any, tmp_path: Path) -> None:
-    fake.run(draw=True, schemes="int8_pc_sym", runtimes="torch")
-    few = Image.open(fake.folder / "comparison_plots.png").size
-    fake.run(
-        draw=True,
-        schemes="all",
-        runtimes="torch",
-        outputs=("depth",),
-        max_images=1,
-        output_dir=tmp_path / "many",
-    )
-    many = Image.open(tmp_path / "many" / "comparison_plots.png").size
-    assert many[0] == few[0]
-    assert many[1] > 1.3 * few[1]
+@pytest.mark.parametrize("width", [14, 112, 219, 220, 518])
+def test_a_small_picture_is_enlarged_until_the_titles_fit(width: int) -> None:
+    from PIL import ImageFont
+
+    tile = _enlarged(width)
+    assert tile % width == 0
+    assert LEAST_TILE_WIDTH <= tile < LEAST_TILE_WIDTH + width
+    font: Any = ImageFont.load_default(max(13, tile // 28))
+    for title in ("depth, PyTorch FP32", "depth in the network's units"):
+        assert _fit(title, tile, font) == title
+    small: Any = ImageFont.load_default(13)  # twin: as wide as the smallest of pictures
+    assert _fit("depth, PyTorch FP32", 112, small) != "depth, PyTorch FP32"

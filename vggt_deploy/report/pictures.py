@@ -1,7 +1,8 @@
 """Depth pictures of the first scene: picture, depth of PyTorch FP32, of a variant, difference.
 
     depth/<picture>.png             all variants, small, one range for all differences
-    depth/<variant>/<picture>.png   one variant, full size, the difference in its own range
+    depth/<variant>/<picture>.png   one variant, full size (small pictures enlarged by a whole
+                                    number), the difference in its own range
 
 Depth is coloured by viridis between the 2nd and 98th percentile of the reference's depth on that
 picture, the same for both. The difference, variant minus reference, is not aligned; blue is nearer,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SHEET_TILE_WIDTH = 300
+LEAST_TILE_WIDTH = 220  # the longest title of a column takes about 140 pixels
 GAP = 8
 BAD = (255, 0, 255)
 
@@ -58,7 +60,7 @@ def draw_depth_pictures(report: ComparisonReport, folder: Folder) -> tuple[Path,
             path = folder.root / "depth" / variant.slug / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             one = {variant.label: maps[variant.label]}
-            _sheet(image, reference[index], one, image.shape[1]).save(path)
+            _sheet(image, reference[index], one, _enlarged(image.shape[1])).save(path)
             written.append(path)
     return tuple(written)
 
@@ -66,6 +68,11 @@ def draw_depth_pictures(report: ComparisonReport, folder: Folder) -> tuple[Path,
 def _picture_names(files: Sequence[str]) -> list[str]:
     """Names without their endings, numbered: a.jpg and a.png must not become one file."""
     return [f"{i:03d}_{Path(name).stem}" for i, name in enumerate(files)]
+
+
+def _enlarged(width: int) -> int:
+    """The smallest whole multiple of a width that has room for the titles."""
+    return width * -(-LEAST_TILE_WIDTH // width)
 
 
 def _depth(folder: Folder, variant: Variant) -> NDArray[np.float32]:
@@ -114,6 +121,8 @@ def _sheet(image: Pixels, reference: Map, maps: dict[str, Map], tile_width: int)
     titles = ("picture", "depth, PyTorch FP32", "depth, variant", "variant - FP32")
     for x, title in zip(columns, titles, strict=True):
         draw.text((x, 2), _fit(title, tile[0], font), "black", font)
+    below = "depth in the network's units"
+    draw.text((columns[0], line + 2), _fit(below, tile[0], font), "black", font)
     for x, limits, name in (
         (columns[1], depth_range, "viridis"),
         (columns[2], depth_range, "viridis"),

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from vggt_deploy.compare.paired import Difference
 from vggt_deploy.compare.report import PLOTS_NAME, ComparisonReport, Row
 
@@ -40,24 +42,42 @@ MARKERS = {
     "dynamic": ("D", "hatched, or diamond"),
     "static": ("s", "dotted, or square"),
 }
-POINTS_PART = 0.55  # of the width of the scatter plot; the rest is for labels
+LABEL_INCH = 0.16  # height of a label beside a scatter plot
 INCH_PER_BAR = 0.21
 FEWEST_BARS = 8  # a panel with one bar keeps room for this many, or the bar fills it
+PANEL_FRAME = 0.9  # inches of a panel that title, ticks and axis labels take of its height
 DPI = 120
+# Of the lines from labels to their points.
+_LEADER: dict[str, object] = {
+    "arrowstyle": "-",
+    "alpha": 0.6,
+    "linewidth": 0.7,
+    "shrinkB": 3,
+    "relpos": (0, 0.5),
+}
 
 Value = Callable[[Row], float | None]
 
 
 def draw_plots(report: ComparisonReport) -> Path:
     """Write comparison_plots.png into the report's folder."""
+    path = report.folder / PLOTS_NAME
+    plots_figure(report).savefig(path, dpi=DPI)
+    return path
+
+
+def plots_figure(report: ComparisonReport) -> Figure:
+    """The figure, not drawn yet."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     # An engine that was built but not run has its size.
     rows = [row for row in report.rows if row.measured is not None or row.build is not None]
     panel = max(3.6, 1.1 + INCH_PER_BAR * len(rows))
     grid = 2 if report.reference.truth is None else 3
-    figure = Figure(figsize=(20.0, grid * panel + 1.0), layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
+    figure = Figure(figsize=(20.0, grid * panel + 1.0), layout=layout)
     FigureCanvasAgg(figure)
     axes = figure.subplots(grid, 3)
     lines = [(_median(row), row.runtime) for row in rows if row.scheme == "fp32"]
@@ -80,14 +100,13 @@ def draw_plots(report: ComparisonReport) -> Path:
         _points(rows, _abs_rel),
         "Accuracy against size of artifacts (lower left is better)",
         "depth AbsRel against PyTorch FP32",
+        panel,
     )
     if grid == 3:
-        _truth_panels(axes[2], rows)
+        _truth_panels(axes[2], rows, panel)
     _legend(figure, rows)
     figure.suptitle(_title(report), fontsize=13)
-    path = report.folder / PLOTS_NAME
-    figure.savefig(path, dpi=DPI)
-    return path
+    return figure
 
 
 def _calls(report: ComparisonReport) -> str:
@@ -141,7 +160,7 @@ def _lost_abs_rel(row: Row) -> Difference | None:
     return row.truth_loss.abs_rel if row.truth_loss else None
 
 
-def _truth_panels(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
+def _truth_panels(axes: Sequence[Axes], rows: Sequence[Row], panel: float) -> None:
     """The third row; dashed lines are FP32, as in the panel of latencies."""
     fp32 = [row for row in rows if row.scheme == "fp32"]
     scenes = max((row.truth.scenes for row in rows if row.truth), default=0)
@@ -162,7 +181,8 @@ def _truth_panels(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
         axes[2],
         _points(rows, lambda row: loss.mean if (loss := lost(row)) else None),
         "Lost by the truth against size of artifacts (lower left is better)",
-        f"{what}, against PyTorch FP32; bars: 95 %",
+        f"{what}\n(against PyTorch FP32; bars: 95 %)",
+        panel,
         lost,
     )
 
@@ -199,11 +219,11 @@ def _bars(
             bar.set_edgecolor("white")
     # White behind the numbers: the dashed lines of FP32 cross them.
     behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-    texts = [f"{number:.3g}" for number in numbers]
+    texts = [f"{number:.3g}" if number < 1000.0 else f"{number:.0f}" for number in numbers]
     axes.bar_label(bars, texts, padding=3, fontsize=8, bbox=behind)
     axes.set_yticks(range(len(found)), [_plot_label(row) for row, _ in found], fontsize=8)
     axes.set_ylim(max(len(found), FEWEST_BARS) - 0.4, -0.6)
-    axes.set_xlim(0.0, (max(numbers) or 1.0) * 1.15)
+    axes.set_xlim(0.0, (max(numbers) or 1.0) * 1.2)
     axes.set_xlabel(unit, fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
@@ -251,9 +271,12 @@ def _scatter(
     points: Sequence[tuple[float, float, Row]],
     title: str,
     unit: str,
+    panel: float,
     spread: Callable[[Row], Difference | None] = lambda row: None,
 ) -> None:
-    """A value over bytes on disk, with its interval; the labels in a column beside the points."""
+    """A value over bytes on disk, with its interval; the labels in a column beside the axes, whose
+    height is `panel` inches with its frame.
+    """
     axes.set_title(title, fontsize=11)
     if not points:
         _nothing(axes)
@@ -269,26 +292,39 @@ def _scatter(
             ends += [found.low, found.high]
     low, high = min(ends), max(ends)
     room = (high - low) or 1.0
-    largest_size = max(size for size, _, _ in points)
-    # The points get the left part, up to POINTS_PART of the width, the labels the rest.
-    axes.set_xlim(0.0, largest_size / (0.95 * POINTS_PART))
-    axes.set_xticks([t for t in axes.get_xticks() if 0.0 <= t <= largest_size / 0.95])
-    axes.set_ylim(low - 0.04 * room, high + 0.06 * room)
+    low, high = low - 0.04 * room, high + 0.06 * room
+    axes.set_xlim(0.0, max(size for size, _, _ in points) / 0.95)
+    axes.set_ylim(low, high)
     axes.set_xlabel("artifact on disk, MB", fontsize=9)
     axes.set_ylabel(unit, fontsize=9)
     axes.grid(alpha=0.3)
-    # Evenly spread, in the order of the values: labels never overlap, however close the points are.
-    line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkB": 3, "relpos": (0, 0.5)}
-    for i, (size, value, row) in enumerate(points):
+    wanted = [(value - low) / (high - low) for _, value, _ in points]
+    heights = spread_out(wanted, LABEL_INCH / (panel - PANEL_FRAME))
+    for (size, value, row), height in zip(points, heights, strict=True):
         axes.annotate(
             f"{_plot_label(row)}  {value:.2g}",
             xy=(size, value),
-            xytext=(POINTS_PART + 0.06, (i + 0.5) / len(points)),
+            xytext=(1.06, height),
             textcoords="axes fraction",
             fontsize=8,
             va="center",
-            arrowprops=line,
+            arrowprops={"color": COLOURS[row.runtime], **_LEADER},
+            annotation_clip=False,
         )
+
+
+def spread_out(wanted: Sequence[float], gap: float) -> list[float]:
+    """Heights from 0 to 1 in the same order, at least `gap` apart, as near as can be to `wanted`.
+
+    wanted: ascending. The least squares of that are an isotonic regression of wanted - i gap. Where
+    there is no room for such a gap it is what there is room for.
+    """
+    from scipy.optimize import isotonic_regression
+
+    gap = min(gap, 1.0 / len(wanted))
+    steps = gap * np.arange(len(wanted))
+    near = np.asarray(isotonic_regression(np.asarray(wanted) - steps).x)
+    return [float(x) for x in np.clip(near, 0.5 * gap, 1.0 - 0.5 * gap - steps[-1]) + steps]
 
 
 def _nothing(axes: Axes) -> None:
