@@ -85,7 +85,7 @@ def test_scores_do_not_depend_on_threads_and_come_back(tmp_path: Path) -> None:
     for broken, said in (
         (text[:-4], "scores"),
         (text.replace('"views"', '"view"'), "unknown field 'view'"),
-        (text.replace('"schema": 1', '"schema": 9'), "schema 9"),
+        (text.replace('"schema": 2', '"schema": 9'), "schema 9"),
     ):
         with pytest.raises(ArtifactError, match=said):
             Scores.from_json(broken)
