@@ -16,6 +16,15 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vggt_deploy.data.archives import ArchiveError, Contents
+from vggt_deploy.data.eth3d_layout import (
+    CALIBRATION,
+    DEPTH,
+    DISTORTED,
+    DISTORTED_CALIBRATION,
+    IMAGES,
+    MASKS,
+    PICTURES,
+)
 from vggt_deploy.errors import UsageError
 
 BASE_URL = "https://www.eth3d.net/data"
@@ -54,7 +63,6 @@ DEFAULT_KIND: Kind = "undistorted"
 # Depth and masks lie on the pixels of the distorted pictures: without their camera, which comes
 # with those pictures, neither can be brought onto the undistorted ones.
 DISTORTED_KINDS: tuple[Kind, ...] = ("depth", "occlusion")
-DISTORTED_CALIBRATION = "dslr_calibration_jpg"
 _ARCHIVE_KIND: dict[Kind, str] = {
     "undistorted": "dslr_undistorted",
     "jpg": "dslr_jpg",
@@ -67,11 +75,11 @@ _ARCHIVE_KIND: dict[Kind, str] = {
 # What an archive of a kind is fetched for: all of these hold files ("a|b": one of the two does), or
 # it is another archive.
 _HOLDS: dict[Kind, tuple[str, ...]] = {
-    "undistorted": ("images/dslr_images_undistorted", "dslr_calibration_undistorted"),
-    "jpg": ("images/dslr_images", DISTORTED_CALIBRATION),
-    "raw": ("images",),
-    "depth": ("ground_truth_depth/dslr_images",),
-    "occlusion": ("masks_for_images/dslr_images|occlusion",),
+    "undistorted": (f"{IMAGES}/{PICTURES}", CALIBRATION),
+    "jpg": (f"{IMAGES}/{DISTORTED}", DISTORTED_CALIBRATION),
+    "raw": (IMAGES,),
+    "depth": (f"{DEPTH}/{DISTORTED}",),
+    "occlusion": (f"{MASKS}/{DISTORTED}|occlusion",),
     "scan_eval": ("dslr_scan_eval",),
     "scan_clean": ("scan_clean",),
 }

@@ -31,7 +31,6 @@ from vggt_deploy.data.archives import ArchiveError, Contents, load_py7zr, read_c
 from vggt_deploy.data.download import Patience, download, sha256_of, sync
 from vggt_deploy.data.eth3d_archives import (
     BASE_URL,
-    DISTORTED_CALIBRATION,
     DISTORTED_KINDS,
     KNOWN,
     LICENCE,
@@ -43,6 +42,13 @@ from vggt_deploy.data.eth3d_archives import (
     check_scenes,
     least_unpacked_bytes,
     place,
+)
+from vggt_deploy.data.eth3d_layout import (
+    DEPTH,
+    DISTORTED,
+    DISTORTED_CALIBRATION,
+    IMAGES,
+    PICTURES,
 )
 from vggt_deploy.data.eth3d_record import (
     SCHEMA,
@@ -60,8 +66,6 @@ from vggt_deploy.progress import Progress, silent
 ARCHIVES = "archives"
 _CHUNK = 1 << 20
 _LISTED = 4
-_PICTURES = "images/dslr_images_undistorted"
-_DEPTH = "ground_truth_depth/dslr_images"
 
 Origin = Literal["downloaded", "archive was there", "there already"]
 
@@ -167,7 +171,7 @@ def _scene(run: _Run, scene: str, wanted: Sequence[Kind]) -> list[FetchedArchive
         and not (folder / DISTORTED_CALIBRATION).is_dir()
     ):
         fetched.append(_archive(run, scene, "jpg"))
-    pictures, depths = _names(folder / _PICTURES), _names(folder / _DEPTH)
+    pictures, depths = _names(folder / IMAGES / PICTURES), _names(folder / DEPTH / DISTORTED)
     if "depth" in wanted and (without := sorted(pictures - depths)):
         listed = ", ".join(without[:_LISTED]) + (", ..." if len(without) > _LISTED else "")
         run.notes.append(
