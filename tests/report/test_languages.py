@@ -1,0 +1,397 @@
+"""The texts in Chinese: every message is there, nothing stays in English, numbers are the same."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_reports import failed_row, made_report, made_row, made_truth
+from rich.cells import cell_len
+
+from vggt_deploy.compare.baseline import changes
+from vggt_deploy.compare.protocol import MetricProtocol
+from vggt_deploy.compare.recommend import recommend
+from vggt_deploy.compare.report import ComparisonReport, Recommendation, Row, Said
+from vggt_deploy.compare.state import Folder
+from vggt_deploy.errors import UsageError
+from vggt_deploy.quantize.targets import scheme_rows
+from vggt_deploy.report.experiment import experiment_text
+from vggt_deploy.report.languages import ENGLISH, LANGUAGES, speaker
+from vggt_deploy.report.languages.catalogue import (
+    parse_catalogue,
+    placeholders,
+    read_catalogue,
+)
+from vggt_deploy.report.languages.speaker import ORIGINAL
+from vggt_deploy.report.summary import summary_text
+from vggt_deploy.report.text import table, wrap
+
+PACKAGE = Path(__file__).parents[2] / "vggt_deploy"
+SOURCES = (
+    *sorted((PACKAGE / "report").glob("*.py")),
+    PACKAGE / "compare" / "recommend.py",
+    PACKAGE / "compare" / "loss.py",
+)
+ZH = speaker("zh")
+
+
+# --- the catalogue has every template of the code, and no other
+
+
+def spoken(source: str) -> Iterator[ast.expr]:
+    """Templates in `say("...")`, `say.each("...", ...)`, `Said.of("...")`, `Gate("...")`."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        match node.func:
+            case ast.Name(id="say" | "Gate" | "Said"):
+                yield from node.args[:1]
+            case ast.Attribute(value=ast.Name(id="Said"), attr="of"):
+                yield from node.args[:1]
+            case ast.Attribute(value=ast.Name(id="say"), attr="each"):
+                yield from node.args
+
+
+def templates(source: str) -> tuple[set[str], list[str]]:
+    """The constant ones, and the others as code."""
+    constant, others = set(), []
+    for found in spoken(source):
+        if isinstance(found, ast.Constant) and isinstance(found.value, str):
+            constant.add(found.value)
+        else:
+            others.append(ast.unparse(found))
+    return constant, others
+
+
+def test_every_template_is_translated_and_no_other() -> None:
+    in_code: set[str] = set()
+    for path in SOURCES:
+        constant, others = templates(path.read_text(encoding="utf-8"))
+        in_code |= constant
+        # The name of a gate: the gates themselves are collected.
+        assert set(others) <= {"name", "gate.name"}, f"{path.name}: {others}"
+    assert len(in_code) > 200
+    assert set(read_catalogue("zh").messages) == in_code
+
+
+def test_a_template_without_translation_is_found() -> None:
+    source = (
+        'def f(say):\n    return say("not " "there"), say.each("a", b), Said.of("c {n}", n="1")'
+    )
+    assert templates(source) == ({"not there", "a", "c {n}"}, ["b"])
+
+
+def test_a_missing_translation_is_an_error() -> None:
+    with pytest.raises(KeyError, match="no such sentence"):
+        ZH("no such sentence")
+    assert ENGLISH("no such sentence") == "no such sentence"
+
+
+def test_translations_have_the_same_placeholders() -> None:
+    catalogue = read_catalogue("zh")
+    for english, chinese in catalogue.messages.items():
+        assert placeholders(english) == placeholders(chinese), english
+    for kind in catalogue.recorded:
+        assert placeholders(kind.english) == placeholders(kind.template), kind.english
+
+
+GOOD = 'schema = 1\nlanguage = "zh"\n[[message]]\nen = "a {n}"\nzh = "甲 {n}"\n[[recorded]]\n'
+GOOD += 'en = "b"\nzh = "乙"\n'
+
+
+@pytest.mark.parametrize(
+    "before, after, said",
+    [
+        ("甲 {n}", "甲 {m}", "other placeholders"),
+        ("甲 {n}", "甲", "other placeholders"),
+        ("甲 {n}", "", "is empty"),
+        ('zh = "乙"', 'de = "乙"', "not en and zh"),
+        ("schema = 1", "schema = 2", "schema 2"),
+        ("[[recorded]]", "[[other]]", "other tables"),
+        ("[[recorded]]", '[[message]]\nen = "a {n}"\nzh = "丙 {n}"\n[[recorded]]', "two"),
+    ],
+)
+def test_a_catalogue_with_a_mistake_is_refused(before: str, after: str, said: str) -> None:
+    assert parse_catalogue(GOOD, "zh").messages == {"a {n}": "甲 {n}"}
+    assert before in GOOD
+    with pytest.raises(ValueError, match=said):
+        parse_catalogue(GOOD.replace(before, after), "zh")
+
+
+def test_a_language_that_is_not_there() -> None:
+    assert LANGUAGES == ("en", "zh")
+    with pytest.raises(UsageError, match="not there in 'fr'") as caught:
+        speaker("fr")
+    assert "en, zh" in caught.value.fix
+
+
+# --- texts that reports carry
+
+
+def test_what_the_runtimes_make_of_a_scheme_is_translated() -> None:
+    for line in scheme_rows():
+        for found in line.targets.values():
+            text = f"{found.level}: {found.note}" if found.note else found.level
+            assert ORIGINAL not in ZH.recorded(text), text
+
+
+@pytest.mark.parametrize("mode", ["crop", "pad"])
+def test_what_the_protocol_says_is_translated(mode: str, protocols: Any) -> None:
+    for protocol in protocols(mode):
+        for text in asdict(protocol).values():
+            assert ORIGINAL not in ZH.recorded(text), text
+
+
+@pytest.fixture
+def protocols(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Protocols as `protocol_of` writes them, of scenes without and with masks and a list."""
+    from types import SimpleNamespace
+
+    from vggt_deploy.compare.protocol import protocol_of
+    from vggt_deploy.data.masks import MaskUse
+
+    def made(mode: str) -> Iterator[MetricProtocol]:
+        for bits in (None, 0, 1, 2, 3):
+            masks = None if bits is None else MaskUse(bits, 2, 100)
+            truth = SimpleNamespace(depth=1, masks=masks)
+            for listed in (None, SimpleNamespace(name="l", sha256="a" * 64, scenes={"a": ()})):
+                scenes = SimpleNamespace(
+                    mode=mode, height=84, width=112, frames=4, listed=listed,
+                    items=(SimpleNamespace(truth=truth),),
+                )  # fmt: skip
+                yield protocol_of(scenes)  # type: ignore[arg-type]
+
+    return made
+
+
+def test_a_recorded_text_that_is_not_known_is_marked() -> None:
+    assert (
+        ZH.recorded("a sentence of another version") == f"{ORIGINAL}a sentence of another version"
+    )
+    assert ENGLISH.recorded("a sentence of another version") == "a sentence of another version"
+    assert ZH.recorded("no true depth; something else") == f"没有深度真值；{ORIGINAL}something else"
+    assert ZH.recorded("") == ""
+
+
+def test_recorded_values_are_translated_where_they_are_texts() -> None:
+    text = (
+        "onnxruntime does not run it: the CPU provider has no BF16 kernels for the operators used"
+    )
+    assert ZH.recorded(text) == "onnxruntime 不运行它：CPU 执行提供程序没有所用算子的 BF16 内核"
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6))
+def test_numbers_of_recorded_texts_stay(bad: int, total: int) -> None:
+    said = ZH.recorded(f"{bad} of {total} poses are not finite: 180 degrees for their pairs")
+    assert f"{total} 个位姿中有 {bad} 个" in said
+
+
+def test_a_sentence_of_another_version_is_marked() -> None:
+    said = (Said.of("No such sentence about {label}.", label="torch/fp32"),)
+    assert ZH.said(said) == f"{ORIGINAL}No such sentence about torch/fp32."
+    assert Said.from_json(asdict(said[0])) == said[0]
+
+
+def test_sentences_inside_of_sentences_come_back_from_json() -> None:
+    said = Said.of("{facts}.", facts=(Said.of("{size} MB", size="3"), Said.of("AbsRel")))
+    assert Said.from_json(asdict(said)) == said
+    item = Recommendation("edge", "a/b", said.text(), (said,))
+    assert Recommendation.from_json(asdict(item)) == item
+    assert ENGLISH.said((said, said)) == "3 MB, AbsRel. 3 MB, AbsRel."
+
+
+# --- whole texts
+
+
+def rows_of_all_kinds() -> tuple[Row, ...]:
+    """Finished, failed, refused and not run; better, worse and as good by the truth."""
+    reference = [made_truth(60.0 + i, 0.1, 0.05) for i in range(3)]
+    worse = [made_truth(50.0 + i, 0.2, 0.06) for i in range(3)]
+    mixed = [made_truth(60.0 + d, 0.1, 0.05) for d in (1.0, -1.0, 3.0)]
+    noted = [replace(one, notes={"pose": "no true depth"}) for one in worse]
+    fast = (50.0, 51.0, 52.0)
+    sigsegv = failed_row("torch/mixed", message="crashed: killed by signal 11 (SIGSEGV)")
+    assert sigsegv.failure is not None
+    return (
+        made_row("torch/fp32", truth=reference, error=0.0),
+        made_row(
+            "onnxruntime/int8_pc_sym", samples=fast, truth=worse, reference=reference, error=0.3
+        ),
+        made_row("onnxruntime/int4_g128", truth=noted, reference=reference, disk_bytes=1_000_000),
+        made_row(
+            "onnxruntime/int4_g128+gptq", samples=fast, truth=mixed, reference=reference,
+            disk_bytes=1_001_000, error=0.001,
+        ),
+        replace(sigsegv, failure=replace(sigsegv.failure, fix=None)),
+        failed_row("onnxruntime/bf16", "refused", "onnxruntime does not run it: untried"),
+        failed_row("tensorrt/fp16", "not run", "no true depth"),
+    )  # fmt: skip
+
+
+def known(row: Row) -> Row:
+    """The row without the words that its failure borrows from the maker of the test."""
+    failure = row.failure and replace(row.failure, fix=None, tail=())
+    return replace(row, failure=failure)
+
+
+PROTOCOL = MetricProtocol(
+    "the first 4 pictures of each folder, cropped to 84 x 112, not ETH3D's official benchmark",
+    "no masks",
+    "all pairs of frames, the larger of rotation and direction error, AUC as exact area; RRA and "
+    "RTA each by itself",
+    "one alignment per scene: the median scale, and (affine) least-squares scale and shift of "
+    "depth",
+    "no true depth",
+)
+
+
+def report_of(rows: tuple[Row, ...], *, random: bool = False, **question: Any) -> ComparisonReport:
+    model = {
+        "spec": "vggt-nano", "config": "vggt-nano", "kind": "random" if random else "package",
+        "revision": None, "sha256": "a" * 64,
+    }  # fmt: skip
+    report = made_report(
+        *(known(row) for row in rows),
+        recommendations=recommend(rows, random_weights=random),
+        notes=("static activations: mse, 12 images in /data",),
+        model=model,
+        **question,
+    )
+    return replace(report, protocol=PROTOCOL)
+
+
+def reports() -> dict[str, ComparisonReport]:
+    rows = rows_of_all_kinds()
+    one = [made_truth(60.0)]
+    single = (
+        made_row("torch/fp32", truth=one, error=0.0),
+        made_row("onnxruntime/int8_pc_sym", truth=[made_truth(50.0)], reference=one),
+    )
+    blind = (made_row("torch/fp32", error=0.0), made_row("torch/int8_pc_sym", disk_bytes=None))
+    weak = [made_truth(5.0), made_truth(6.0)]
+    away = replace(made_row("onnxruntime/int4_g128"), machine="another CPU, 4 CPUs")
+    layers = {"include": ["a.*"], "exclude": ["b.*"], "sensitive": ["c.*"]}
+    calibration = {"method": "mse", "images": {"a.png": f"{0:032x}{0:032x}"}}
+    old = report_of(rows)
+    samples = (150.0, 151.0, 152.0, 153.0, 154.0)
+    slower = (rows[0], made_row("onnxruntime/int8_pc_sym", samples=samples, error=0.2), *rows[4:])
+    return {
+        "all kinds": old,
+        "random weights": report_of(rows, random=True, verify=True),
+        "one scene": report_of(single, outputs=["pose"], precision="fp16", layers=layers),
+        "no truth": report_of(blind, calibration=calibration, repeats=1),
+        "weak reference": report_of((made_row("torch/fp32", truth=weak, error=0.0),)),
+        "another machine": report_of((rows[0], away)),
+        "a baseline": replace(report_of(slower), baseline=changes(old, report_of(slower))),
+    }
+
+
+REPORTS = reports()
+# What stays as it is: names of files, schemes, metrics, units, versions; and of quantities, as they
+# stand in the JSON, where a baseline is held against them.
+NAMES = re.compile(
+    r"`[^`]*`|(?:rotation|direction|points)(?=（相对 FP32）)|"
+    r"[\w.+-]*[/_@][\w.+/@*-]*|!\[[^\]]*\]\([^)]*\)|"
+    r"(?<![A-Za-z0-9])(?:onnxruntime|a{16}|vggt-[a-z0-9]+|VGGT-1B|PyTorch|ONNX|Runtime|TensorRT|"
+    r"ORT|CUDA|GPU|CPU|FP32|BF16|INT8|AUC|RRA|RTA|AbsRel|PSNR|SSIM|MAE|MSE|RMSE|IQR|RSS|NaN|inf|"
+    r"MB|GB|GiB|dB|ms|torch|mixed|F-score|Umeyama|sha256|Python|Linux|Mann-Whitney|Holm|ETH3D|"
+    r"SIGSEGV|SIGKILL|MatMulNBits|MatMul|MatMulIntegerToFloat|DynamicQuantizeMatMul|token|plan|"
+    r"crop|pad|mse|avx2|fp16|fp32|depth|compare|torch.save|accuracy_level|A CPU(?:, 2 CPUs)?|"
+    r"another CPU, 4 CPUs|somewhere|T|n|p|x|m|s|a|b)(?![A-Za-z0-9])"
+)
+
+
+def english(text: str) -> list[str]:
+    """Words of two or more letters that are no names."""
+    return re.findall(r"[A-Za-z]{2,}", NAMES.sub(" ", text))
+
+
+def test_what_counts_as_english() -> None:
+    assert english("中位延迟 16.3 ms，torch/int8_pc_sym+static 的 AUC@30 损失 0.3") == []
+    assert english("中位延迟 is 16.3 ms") == ["is"]
+    assert english("the loss is not told from none") != []
+
+
+@cache
+def texts(name: str, language: Any) -> tuple[str, str]:
+    """Summary and experiment report."""
+    report = REPORTS[name]
+    return summary_text(report, language), experiment_text(report, Folder(report.folder), language)
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_no_english_is_left(name: str) -> None:
+    for text in texts(name, "zh"):
+        assert ORIGINAL not in text
+        left = [
+            (words, line)
+            for line in text.splitlines()
+            if (words := english(line)) and not line.startswith(("系统", "| 系统"))
+        ]
+        assert left == []
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_both_languages_say_the_same_numbers(name: str) -> None:
+    """Numbers with a decimal point, each as often: those are what was measured."""
+    for one, other in zip(texts(name, "en"), texts(name, "zh"), strict=True):
+        number = re.compile(r"[-+]?\d+\.\d+(?:e[-+]\d+)?")
+        assert sorted(number.findall(one)) == sorted(number.findall(other))
+
+
+def test_english_is_what_it_is_without_a_catalogue() -> None:
+    english_text, _ = texts("all kinds", "en")
+    assert "Lost by the truth, against PyTorch FP32\n=" in english_text
+    assert not re.search(r"[\u4e00-\u9fff]", english_text)
+
+
+def test_a_text_with_an_english_line_is_found() -> None:
+    """The check above would see a note that nobody translated."""
+    report = replace(REPORTS["all kinds"], notes=("a note that nobody translated",))
+    text = summary_text(report, "zh")
+    assert f"{ORIGINAL}a note that nobody translated" in text
+    assert "nobody" in english(text)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_columns_are_aligned_in_cells(language: Any) -> None:
+    """Every line of the table of costs ends at the same cell: its last column is to the right."""
+    text, _ = texts("all kinds", language)
+    costs = next(block for block in text.split("\n\n") if "p90" in block and "ms" in block)
+    table_lines = costs.splitlines()[2:]
+    assert len(table_lines) == 2 + 7
+    assert len({cell_len(line) for line in table_lines}) == 1
+
+
+def test_wide_characters_count_twice() -> None:
+    lines = table(("变体", "延迟"), [("a", "1"), ("模型", "10.5")])
+    assert lines == ["变体  延迟", "----  ----", "a        1", "模型  10.5"]
+
+
+@given(
+    st.lists(
+        st.sampled_from(["延迟", "中位", "torch/fp32", "ms", "1.5", "，", "。", "（", "）", " "])
+    )
+)
+def test_wrapping_loses_nothing_and_keeps_within_the_width(parts: list[str]) -> None:
+    text = "".join(parts)
+    lines = wrap(text, 24)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    for line in lines:
+        assert cell_len(line) <= 24 or not re.search(r"[ \u4e00-\u9fff]", line.strip("，。（）"))
+
+
+def test_a_line_does_not_begin_with_a_closing_mark() -> None:
+    text = "中位延迟最低的变体，是体积最小的产物。" * 3
+    for width in range(8, 40):
+        lines = wrap(text, width)
+        assert not [line for line in lines if line[0] in "，。"]
+        assert "".join(lines) == text
