@@ -203,6 +203,20 @@ def test_latency_is_not_compared_between_machines() -> None:
     assert "avx512f" in change(changes(old, flags), "latency_ms").reason
 
 
+@pytest.mark.parametrize("side, when", [(0, "before"), (1, "now")])
+def test_noisy_times_are_shown_but_not_judged(side: int, when: str) -> None:
+    reports = list(two({"samples": calls(100)}, {"samples": calls(200)}))
+    row = reports[side].rows[1]
+    assert row.measured is not None
+    for busy, verdict in ((0.19, "worse"), (1.3, "not comparable")):
+        noisy = replace(row, measured=replace(row.measured, others_cpus=busy))
+        reports[side] = replace(reports[side], rows=(reports[side].rows[0], noisy))
+        found = change(changes(*reports), "latency_ms")
+        assert found.verdict == verdict
+        assert found.change == pytest.approx(2.0, rel=0.05)
+    assert found.reason == f"noisy times {when}: other processes kept CPUs busy"
+
+
 def test_the_reference_that_got_slower_is_named() -> None:
     reports = [
         made_report(

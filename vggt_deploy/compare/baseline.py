@@ -3,7 +3,8 @@
     size          bytes on disk, exact; within 0.1 % it is unchanged (names and dates in manifests)
     latency       median of the new calls / median of the old, 95 % interval by bootstrap,
                   Mann-Whitney test on the calls; only where machine, threads, pictures' size and
-                  number, and outputs are the same. Below 2 % it is unchanged whatever the test says
+                  number, and outputs are the same, and no other process kept CPUs busy meanwhile.
+                  Below 2 % it is unchanged whatever the test says
     by the truth  new minus old of each scene that both reports have (same pictures, pixels, truth
                   and alignment), mean and interval as in `paired.py`, sign-flip test over scenes
     against FP32  relative error of each output, and depth, poses and points: the same numbers every
@@ -37,6 +38,7 @@ from vggt_deploy.compare.changed import (
     size_change,
     truth_changes,
 )
+from vggt_deploy.compare.contention import NOISY_SHARE
 from vggt_deploy.compare.significance import LEVEL, holm
 from vggt_deploy.errors import CompareError
 from vggt_deploy.typed_json import decode
@@ -138,7 +140,7 @@ def _found(
         return ()
     return (
         *size_change(old, new, reasons.size),
-        *latency_change(old, new, reasons.latency),
+        *latency_change(old, new, reasons.latency, reasons.quiet_cpus),
         *truth_changes(old, new, scenes, reasons.truth),
         *error_changes(old, new, reasons.errors),
     )
@@ -165,12 +167,16 @@ def _variant(
 
 @dataclass(frozen=True)
 class _Reasons:
-    """Why a kind of quantity can't be compared between two reports; "" where it can."""
+    """Why a kind of quantity can't be compared between two reports; "" where it can.
+
+    quiet_cpus: in each of them, the most that other processes may keep busy beside timed calls
+    """
 
     size: str
     latency: str
     truth: str
     errors: str
+    quiet_cpus: tuple[float, float]
 
     @classmethod
     def of(cls, old: ComparisonReport, new: ComparisonReport, scenes: tuple[Pair, ...]) -> _Reasons:
@@ -188,6 +194,10 @@ class _Reasons:
             or ("" if scenes else "no scene in common")
             or _differ(old, new, _TRUTH_NEEDS),
             errors=random or ("" if all_scenes else other),
+            quiet_cpus=(
+                NOISY_SHARE * old.environment.usable_cpus,
+                NOISY_SHARE * new.environment.usable_cpus,
+            ),
         )
 
 

@@ -155,8 +155,13 @@ def size_change(old: Row, new: Row, incomparable: str) -> Iterator[Found]:
         yield Found(_exact("disk_bytes", "bytes", *sizes, SIZE_MARGIN))
 
 
-def latency_change(old: Row, new: Row, incomparable: str) -> Iterator[Found]:
-    """Medians of the timed calls."""
+def latency_change(
+    old: Row, new: Row, incomparable: str, quiet_cpus: tuple[float, float]
+) -> Iterator[Found]:
+    """Medians of the timed calls.
+
+    quiet_cpus: in each report, the most that other processes may have kept busy meanwhile.
+    """
     if old.measured is None or new.measured is None:
         return
     before, after = old.measured.latency, new.measured.latency
@@ -171,6 +176,13 @@ def latency_change(old: Row, new: Row, incomparable: str) -> Iterator[Found]:
         "latency_ms", "ms", "less", "ratio", *medians, ratio, low, high, before.n, after.n,
         None, None, "unchanged",
     )  # fmt: skip
+    for measured, when, limit in zip(
+        (old.measured, new.measured), ("before", "now"), quiet_cpus, strict=True
+    ):
+        if (measured.others_cpus or 0.0) > limit:
+            reason = f"noisy times {when}: other processes kept CPUs busy"
+            yield Found(replace(change, verdict="not comparable", reason=reason))
+            return
     yield Found(change, compare_samples(before.samples_ms, after.samples_ms), LATENCY_MARGIN)
 
 
