@@ -15,7 +15,6 @@ from archive_maker import write_archive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vggt_deploy.data import archives
 from vggt_deploy.data.archives import (
     ArchiveError,
     Contents,
@@ -144,7 +143,7 @@ def test_links_and_devices(tmp_path: Path, kind: int) -> None:
 )
 def test_names_that_fall_together(tmp_path: Path, names: tuple[str, str], why: str) -> None:
     class Twice(dict[str, bytes]):
-        def items(self):  # type: ignore[no-untyped-def, override]
+        def items(self):  # type: ignore[no-untyped-def]
             return [(name, b"body") for name in names]
 
     with pytest.raises(ArchiveError, match=why):
@@ -232,7 +231,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(archives.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(ArtifactError, match=os.strerror(errno.ENOSPC)):
         unpack(path, contents, tmp_path / "out")
 

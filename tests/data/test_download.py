@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -24,6 +25,7 @@ from vggt_deploy.data import download as module
 from vggt_deploy.data.download import Downloaded, DownloadError, Patience, download
 from vggt_deploy.data.http import answer
 from vggt_deploy.errors import ArtifactError
+from vggt_deploy.progress import silent
 
 BODY = random.Random(3).randbytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -44,9 +46,14 @@ def server(shared: ArchiveServer, monkeypatch: pytest.MonkeyPatch) -> ArchiveSer
     return shared
 
 
-def fetch(server: ArchiveServer, folder: Path, **more: object) -> Downloaded:
-    settings = {"expected_bytes": len(BODY), "expected_sha256": SHA256, "patience": QUICK, **more}
-    return download(server.url("/a.7z"), folder / "a.7z", **settings)  # type: ignore[arg-type]
+def fetch(server: ArchiveServer, folder: Path, **more: Any) -> Downloaded:
+    settings: dict[str, Any] = {
+        "expected_bytes": len(BODY),
+        "expected_sha256": SHA256,
+        "patience": QUICK,
+        **more,
+    }
+    return download(server.url("/a.7z"), folder / "a.7z", **settings)
 
 
 def left(folder: Path) -> list[str]:
@@ -222,7 +229,7 @@ def test_a_part_that_is_whole_needs_no_request(server: ArchiveServer, tmp_path: 
     served = server.files["/a.7z"] = Served(BODY)
     (tmp_path / "a.7z.part").write_bytes(BODY)
     origin = module._Origin(server.url("/a.7z"), len(BODY), served.tag, None)
-    job = module._Job(origin.url, tmp_path / "a.7z", None, None, "", module.silent, len)  # type: ignore[arg-type]
+    job = module._Job(origin.url, tmp_path / "a.7z", None, None, "", silent, module._nothing)
     module._write_origin(job, origin)
     assert fetch(server, tmp_path).requests == 0
     assert server.log == []
@@ -232,9 +239,19 @@ def test_chunked_bodies_have_no_length_to_trust(server: ArchiveServer, tmp_path:
     server.files["/a.7z"] = Served(BODY, chunked=True, cut_after=[100_000])
     fetch(server, tmp_path)
     assert (tmp_path / "a.7z").read_bytes() == BODY
-    server.files["/a.7z"] = Served(BODY + b"more", chunked=True)
-    with pytest.raises(DownloadError, match="has 300004 bytes, expected 300000"):
-        fetch(server, tmp_path)
+    for body in (BODY + b"more", BODY[:-4]):
+        server.files["/a.7z"] = Served(body, chunked=True)
+        with pytest.raises(DownloadError, match=f"has {len(body)} bytes, expected 300000"):
+            fetch(server, tmp_path)
+
+
+def test_a_body_without_an_end_is_left(server: ArchiveServer, tmp_path: Path) -> None:
+    told: list[int] = []
+    server.files["/a.7z"] = Served(BODY * 20, chunked=True)
+    with pytest.raises(DownloadError, match="bytes, expected 300000"):
+        fetch(server, tmp_path, progress=lambda stage, done, total: told.append(done))
+    assert len(BODY) < max(told) < 3 * len(BODY)
+    assert left(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -349,7 +366,7 @@ def test_a_full_disk_is_said_as_such(server: ArchiveServer, tmp_path: Path) -> N
     server.files["/a.7z"] = Served(BODY)
     (tmp_path / "a.7z.part").symlink_to("/dev/full")
     job = module._Job(
-        server.url("/a.7z"), tmp_path / "a.7z", None, None, "", module.silent, lambda total: 0
+        server.url("/a.7z"), tmp_path / "a.7z", None, None, "", silent, module._nothing
     )
     response = httpx.Response(200, content=iter([BODY]))
     with pytest.raises(DownloadError, match=os.strerror(errno.ENOSPC)):

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from archive_maker import write_archive
@@ -68,16 +69,21 @@ def server(shared: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def put(
-    server: ArchiveServer, folder: Path, name: str, files: dict[str, bytes], **more: object
+    server: ArchiveServer, folder: Path, name: str, files: dict[str, bytes], **more: Any
 ) -> Served:
-    path = write_archive(folder / "made" / f"{name}.7z", files, **more)  # type: ignore[arg-type]
+    path = write_archive(folder / "made" / f"{name}.7z", files, **more)
     served = server.files[f"/data/{name}.7z"] = Served(path.read_bytes())
     return served
 
 
-def fetch(server: ArchiveServer, output: Path, *kinds: str, **more: object) -> EthFetched:
-    settings = {"scenes": ["pipes"], "base_url": server.url("/data/"), "patience": QUICK, **more}
-    return fetch_eth3d(output=output, kinds=kinds, **settings)  # type: ignore[arg-type]
+def fetch(server: ArchiveServer, output: Path, *kinds: str, **more: Any) -> EthFetched:
+    settings: dict[str, Any] = {
+        "scenes": ["pipes"],
+        "base_url": server.url("/data/"),
+        "patience": QUICK,
+        **more,
+    }
+    return fetch_eth3d(output=output, kinds=kinds, **settings)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -200,10 +206,10 @@ def test_kept_archives_are_used_again(server: ArchiveServer, tmp_path: Path) -> 
     assert not (tmp_path / "out/archives").exists()
 
 
-def known_of(server: ArchiveServer, monkeypatch: pytest.MonkeyPatch, **changed: object) -> Known:
+def known_of(server: ArchiveServer, monkeypatch: pytest.MonkeyPatch, **changed: Any) -> Known:
     body = server.files[f"/data/{NAME}.7z"].body
-    right = {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
-    known = Known(**{**right, **changed})  # type: ignore[arg-type]
+    right: dict[str, Any] = {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    known = Known(**{**right, **changed})
     monkeypatch.setattr(module, "KNOWN", {NAME: known})
     return known
 
@@ -297,6 +303,18 @@ def test_what_others_made_is_not_written_over(server: ArchiveServer, tmp_path: P
     mine.write_bytes(b"picture 1")  # unpacked by hand before: the same file
     fetch(server, tmp_path / "out")
     assert tree(tmp_path / "out/pipes") == PICTURES
+
+
+@pytest.mark.parametrize("name", ["ETH3D_LICENSE.txt/x", "pipes", "archives"])
+def test_a_disk_that_says_no_is_an_error_with_a_fix(
+    server: ArchiveServer, tmp_path: Path, name: str
+) -> None:
+    blocked = tmp_path / "out" / name
+    blocked.parent.mkdir(parents=True)
+    blocked.write_bytes(b"in the way")
+    with pytest.raises(ArtifactError, match="can't write"):
+        fetch(server, tmp_path / "out")
+    assert blocked.read_bytes() == b"in the way"
 
 
 def test_scenes_may_be_links_to_another_disk(server: ArchiveServer, tmp_path: Path) -> None:

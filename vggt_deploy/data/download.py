@@ -296,6 +296,7 @@ def _receive(client: httpx.Client, job: _Job) -> None:
 
 def _write(job: _Job, response: httpx.Response, have: int, total: int | None) -> None:
     """Append the body to the part, which holds `have` bytes, and check where it ends."""
+    most = job.expected_bytes if total is None else total
     job.progress(job.stage, have, total or 0)
     try:
         with job.part.open("ab") as file:
@@ -303,6 +304,8 @@ def _write(job: _Job, response: httpx.Response, have: int, total: int | None) ->
                 file.write(chunk)
                 have += len(chunk)
                 job.progress(job.stage, have, total or 0)
+                if most is not None and have > most:
+                    break  # a body without a stated length may have no end either
     except OSError as error:
         # httpx's errors are no OSErrors, so this is the disk.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

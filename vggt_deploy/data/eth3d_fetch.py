@@ -20,7 +20,8 @@ from __future__ import annotations
 import os
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -152,8 +153,8 @@ def fetch_eth3d(
         patience=patience or Patience(),
         notes=[],
     )
-    with locked(output):
-        _make_folder(output)
+    with locked(output), _disk_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
         licence = output / LICENCE_NAME
         licence.write_text(LICENCE, "utf-8")
         _require_space(run, names, wanted)
@@ -331,12 +332,16 @@ def _fetched(
     )
 
 
-def _make_folder(output: Path) -> None:
+@contextmanager
+def _disk_errors(output: Path) -> Iterator[None]:
+    """What the disk says no to, with what to do about it."""
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise ArtifactError(
-            f"can't create the folder {output} ({error.strerror})", "give another one with -o DIR"
+            f"can't write {error.filename or output} ({error.strerror or error})",
+            "see that there is space and that you may write there, or give another -o DIR; run it "
+            "again: what is whole is kept",
         ) from error
 
 
