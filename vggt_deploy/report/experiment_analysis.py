@@ -194,7 +194,7 @@ def _told(losses: Sequence[tuple[Row, Difference]], say: Speaker) -> list[str]:
     better = [(row, lost) for row, lost in losses if lost.high is not None and lost.high < 0.0]
     rest = len(losses) - len(worse) - len(better)
     if not worse and not better:
-        return [say("all {n} intervals hold 0: no loss is told from none.", n=rest)]
+        return [say("no loss is told from none, 0 lies in every interval ({n}).", n=rest)]
     parts = []
     if worse:
         named = _with_intervals(worse, say)
@@ -203,7 +203,7 @@ def _told(losses: Sequence[tuple[Row, Difference]], say: Speaker) -> list[str]:
         named = _with_intervals(better, say)
         parts.append(say("better than PyTorch FP32, interval below 0: {rows}.", rows=named))
     if rest:
-        parts.append(say("The other {n} are not told from none.", n=rest))
+        parts.append(say("Not told from none: the other {n}.", n=rest))
     return parts
 
 

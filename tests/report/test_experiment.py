@@ -1,0 +1,401 @@
+"""The experiment report: whole, of measured numbers, each sentence only where it is true."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_reports import failed_row, made_report, made_row, made_truth
+
+from vggt_deploy.compare.recommend import recommend
+from vggt_deploy.compare.report import EXPERIMENT_NAME, ComparisonReport, Row
+from vggt_deploy.compare.state import Folder
+from vggt_deploy.compare.truth import TruthMetrics
+from vggt_deploy.report.experiment import escaped, experiment_text, write_experiment
+from vggt_deploy.report.experiment_analysis import (
+    by_chance,
+    failure_findings,
+    gate_findings,
+    size_findings,
+    speed_findings,
+    trade_findings,
+    treatment_findings,
+    truth_findings,
+)
+from vggt_deploy.report.experiment_limits import limit_findings, unmeasured_findings
+from vggt_deploy.report.languages import ENGLISH, speaker
+from vggt_deploy.report.truth_sections import SCENES_A_TABLE, loss_grids, scene_grids
+
+MODEL = {"spec": "vggt-nano", "config": "vggt-nano", "revision": None, "sha256": "a" * 64}
+
+
+def truths(*auc_30: float) -> list[TruthMetrics]:
+    return [made_truth(value) for value in auc_30]
+
+
+REFERENCE = truths(60.0, 70.0, 80.0)
+FP32 = made_row("torch/fp32", truth=REFERENCE, error=0.0)
+
+
+def row(
+    label: str,
+    ms: Sequence[float] = (50.0, 51.0, 52.0),
+    *,
+    mb: float | None = 2.0,
+    auc_30: Sequence[float] = (60.0, 70.0, 80.0),
+    error: float = 0.001,
+) -> Row:
+    size = None if mb is None else round(mb * 1e6)
+    return made_row(
+        label, samples=ms, disk_bytes=size, truth=truths(*auc_30), reference=REFERENCE, error=error
+    )
+
+
+def report_of(*rows: Row, random: bool = False, **question: Any) -> ComparisonReport:
+    return made_report(
+        *rows,
+        recommendations=recommend(rows, random_weights=random),
+        model={**MODEL, "kind": "random" if random else "package"},
+        **question,
+    )
+
+
+def one(found: Sequence[str], start: str) -> str:
+    """The sentence that begins so, which must be there once."""
+    (sentence,) = [text for text in found if text.startswith(start)]
+    return sentence
+
+
+def none(found: Sequence[str], part: str) -> bool:
+    return not any(part in text for text in found)
+
+
+# --- the whole text
+
+
+def text_of(report: ComparisonReport, folder: Path = Path("nowhere"), language: Any = "en") -> str:
+    return experiment_text(report, Folder(folder), language)
+
+
+FULL = report_of(
+    FP32,
+    row("onnxruntime/int8_pc_sym"),
+    row("onnxruntime/int4_g128", mb=1.0, auc_30=(50.0, 61.0, 72.0), error=0.3),
+    failed_row("torch/mixed"),
+    failed_row("tensorrt/fp16", "not run", "no CUDA device"),
+)
+
+
+def test_the_parts_in_their_order() -> None:
+    titles = [line for line in text_of(FULL).splitlines() if line.startswith("#")]
+    assert titles[0] == "# Experiment report: vggt-nano"
+    parts = [title.split()[1:] for title in titles if title.startswith("## ")]
+    names = ("Set-up", "Environment", "Results", "Analysis", "Conclusion")
+    assert parts == [[str(i), name] for i, name in enumerate(names, 1)]
+    chinese = [line for line in text_of(FULL, language="zh").splitlines() if line.startswith("#")]
+    assert len(chinese) == len(titles)
+    assert chinese[1:2] == ["## 1 实验设置"]
+
+
+def test_tables_have_as_many_cells_in_every_line() -> None:
+    for block in text_of(FULL).split("\n\n"):
+        lines = block.splitlines()
+        if lines[0].startswith("|"):
+            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+            assert set(lines[1]) <= set("| :-")
+
+
+def test_numbers_are_those_of_the_report() -> None:
+    lines = text_of(FULL).splitlines()
+    measured = FULL.rows[1].measured
+    assert measured is not None
+    costs = next(
+        line for line in lines if line.startswith("| onnxruntime/int8_pc_sym | 2.00 | 4 |")
+    )
+    assert f"| {measured.latency.median_ms:.1f} | {measured.latency.p90_ms:.1f} |" in costs
+    poses = next(line for line in lines if line.startswith("| onnxruntime/int4_g128 | 3 | 61.00 |"))
+    assert poses.count("|") == 14
+    truth = FULL.rows[2].truth
+    assert truth is not None
+    assert truth.accuracy_m is not None
+    assert any(f"| {truth.accuracy_m:.4f} |" in line for line in lines)
+
+
+def test_every_table_by_the_truth_names_its_protocol() -> None:
+    protocol = FULL.protocol
+    text = text_of(FULL)
+    for own in (protocol.poses, protocol.depth, protocol.points):
+        assert re.search(rf"^protocol: {protocol.frames};.*{own}$", text, re.MULTILINE)
+    assert text.count(protocol.masks) == 3  # set-up, depth, points
+
+
+def test_scenes_stand_each_and_with_their_mean() -> None:
+    (name, grids), *_ = scene_grids(FULL, ENGLISH)
+    assert name == "AUC@30"
+    (grid,) = grids
+    assert grid.header == ("variant", "scene_0", "scene_1", "scene_2", "mean")
+    assert grid.rows[2] == ("onnxruntime/int4_g128", "50.00", "61.00", "72.00", "61.00")
+    assert len(grid.rows) == 3  # rows without numbers have none here
+    single = made_report(made_row("torch/fp32", truth=truths(60.0)))
+    assert scene_grids(single, ENGLISH) == []
+
+
+def test_many_scenes_make_several_tables() -> None:
+    count = 2 * SCENES_A_TABLE + 1
+    aucs = [float(i) for i in range(count)]
+    (_, grids), *_ = scene_grids(made_report(made_row("torch/fp32", truth=truths(*aucs))), ENGLISH)
+    shown = [cell for grid in grids for cell in grid.rows[0][1:]]
+    assert shown == [*(f"{auc:.2f}" for auc in aucs), f"{sum(aucs) / count:.2f}"]
+    assert [grid.header[-1] == "mean" for grid in grids] == [False, False, True]
+
+
+def test_losses_have_their_intervals() -> None:
+    poses, *_ = loss_grids(FULL, ENGLISH)
+    assert poses.header[:3] == ("variant", "AUC@30", "95 %")
+    assert [cells[0] for cells in poses.rows] == [
+        "onnxruntime/int8_pc_sym",
+        "onnxruntime/int4_g128",
+    ]
+    assert poses.rows[0][1:3] == ("0", "0 to 0")
+    assert poses.rows[1][1:3] == ("+9", "+8 to +10")
+
+
+def test_pictures_that_are_there_are_shown(tmp_path: Path) -> None:
+    assert "Pictures" not in text_of(FULL, tmp_path)
+    (tmp_path / "comparison_plots.png").touch()
+    (tmp_path / "depth").mkdir()
+    (tmp_path / "depth" / "000_a (1).png").touch()
+    report = replace(FULL, folder=tmp_path)
+    path = write_experiment(report, Folder(tmp_path), "zh")
+    assert path == tmp_path / EXPERIMENT_NAME
+    text = path.read_text(encoding="utf-8")
+    assert "](comparison_plots.png)" in text
+    assert "](depth/000_a%20%281%29.png)" in text
+
+
+def test_what_was_not_measured_is_not_there() -> None:
+    blind = report_of(made_row("torch/fp32"), made_row("onnxruntime/int8_pc_sym"))
+    text = text_of(blind)
+    assert "truth\n" not in text.replace("No truth", "")
+    assert "No truth is known here" in text
+    assert "AUC@" not in text
+    assert "No truth is known here" not in text_of(FULL)
+
+
+def test_hostile_names_stay_text() -> None:
+    name = "<script>|`x`[a](b)*"
+    hostile = made_row("torch/fp32", truth=REFERENCE)
+    scenes = tuple(replace(scene, name=name) for scene in hostile.scenes)
+    report = made_report(replace(hostile, scenes=scenes), notes=(name,), recommendations=())
+    text = text_of(report)
+    assert "<script>" not in text.replace(r"\<script\>", "")
+    assert escaped(name) in text
+    assert escaped("int8_pc_sym") == "int8_pc_sym"
+
+
+# --- the analysis: each sentence with a twin that makes it go away, or say the opposite
+
+
+def test_the_smallest() -> None:
+    small, large = row("onnxruntime/int4_g128", mb=1.0), row("onnxruntime/int8_pc_sym", mb=2.0)
+    found = size_findings(report_of(FP32, small, large), ENGLISH)
+    (sentence,) = found
+    assert sentence == (
+        "The smallest artifact is onnxruntime/int4_g128: 1.00 MB, 8.00 x smaller than the FP32 "
+        "weights in memory."
+    )
+    near = row("onnxruntime/int8_pc_sym", mb=1.009)
+    (within,) = size_findings(report_of(FP32, small, near), ENGLISH)[1:]
+    assert within == "Within 1 % of that size: onnxruntime/int8_pc_sym."
+    huge = row("onnxruntime/int8_pc_sym", mb=9.0)
+    (larger,) = size_findings(report_of(FP32, small, huge), ENGLISH)[1:]
+    assert larger == "Larger than the FP32 weights in memory: onnxruntime/int8_pc_sym."
+    torch_alone = report_of(FP32, row("torch/int8_pc_sym", mb=None))
+    assert "No artifact ran" in size_findings(torch_alone, ENGLISH)[0]
+
+
+@pytest.mark.parametrize(
+    "ms, start",
+    [
+        ((50.0, 51.0, 52.0), "Surely faster"),  # FP32: 100 to 104
+        ((50.0, 101.0, 150.0), "Faster than every FP32 variant by the median, not surely"),
+        ((150.0, 151.0, 152.0), "Not faster than at least one"),
+    ],
+)
+def test_speed_is_sure_or_not(ms: Sequence[float], start: str) -> None:
+    found = speed_findings(report_of(FP32, row("torch/int8_pc_sym", ms)), ENGLISH)
+    sentence = one(found, start)
+    assert sentence.endswith("(1 of 1): torch/int8_pc_sym.")
+    assert len(found) == 2
+
+
+def test_the_fastest_is_named_or_nobody_is() -> None:
+    fast = speed_findings(report_of(FP32, row("torch/int8_pc_sym", (51.0,) * 3)), ENGLISH)
+    assert "that of torch/int8_pc_sym: 51.0 ms, 2.00 x the speed of PyTorch FP32 (102.0" in fast[0]
+    slow = speed_findings(report_of(FP32, row("torch/int8_pc_sym", (510.0,) * 3)), ENGLISH)
+    assert slow[0] == "No variant is faster than PyTorch FP32 (102.0 ms)."
+
+
+def test_a_runtime_without_its_own_fp32_is_said() -> None:
+    rows = (FP32, row("onnxruntime/int8_pc_sym"))
+    assert one(speed_findings(report_of(*rows), ENGLISH), "onnxruntime/fp32 was not measured")
+    known = speed_findings(report_of(*rows, row("onnxruntime/fp32")), ENGLISH)
+    assert none(known, "was not measured")
+
+
+def test_times_of_another_machine_are_not_compared() -> None:
+    fast = row("onnxruntime/int8_pc_sym", (1.0, 1.0, 1.0))
+    away = replace(fast, machine="another CPU, 64 CPUs")
+    assert "int8_pc_sym" in speed_findings(report_of(FP32, fast), ENGLISH)[0]
+    found = speed_findings(report_of(FP32, away), ENGLISH)
+    assert found[0].startswith("No variant is faster")
+    assert none(found, "int8_pc_sym")
+    assert one(limit_findings(report_of(FP32, away), ENGLISH), "onnxruntime/int8_pc_sym was timed")
+
+
+def told(*auc_30: float) -> list[str]:
+    report = report_of(FP32, row("torch/int8_pc_sym", auc_30=auc_30), row("torch/int4_g128"))
+    return truth_findings(report, ENGLISH)
+
+
+def test_losses_are_told_by_their_intervals() -> None:
+    worse = one(told(50.0, 61.0, 72.0), "AUC@30")
+    assert worse == (
+        "AUC@30: worse than PyTorch FP32, interval above 0: torch/int8_pc_sym +9 (+8 to +10). Not "
+        "told from none: the other 1."
+    )
+    better = one(told(70.0, 81.0, 92.0), "AUC@30")
+    assert "better than PyTorch FP32, interval below 0: torch/int8_pc_sym -11" in better
+    assert "worse" not in better
+    mixed = one(told(50.0, 81.0, 80.0), "AUC@30")
+    assert mixed == "AUC@30: no loss is told from none, 0 lies in every interval (2)."
+
+
+def test_how_many_intervals_leave_out_0_by_chance() -> None:
+    assert one(told(50.0, 61.0, 72.0), "Where nothing was lost").startswith(
+        "Where nothing was lost at all, at least 25 % of these 8 intervals, about 2, would"
+    )
+    assert by_chance(2) == 0.5
+    assert by_chance(3) == 0.25
+    assert by_chance(13) == pytest.approx(0.05)
+
+
+@given(st.integers(2, 6), st.integers(0, 2**32 - 1))
+def test_chance_is_no_more_than_what_comes_of_it(scenes: int, seed: int) -> None:
+    """Scenes that lean to one side have an interval that leaves out 0."""
+    import numpy as np
+
+    from vggt_deploy.compare.paired import mean_with_interval
+
+    values = np.random.default_rng(seed).exponential(size=scenes) + 1e-6
+    found = mean_with_interval(values.tolist())
+    assert found.low is not None
+    assert found.low > 0.0
+
+
+def test_of_one_scene_nothing_is_told() -> None:
+    reference = truths(60.0)
+    rows = (
+        made_row("torch/fp32", truth=reference),
+        made_row("torch/int8_pc_sym", truth=truths(50.0), reference=reference),
+    )
+    found = truth_findings(report_of(*rows), ENGLISH)
+    assert found[0] == (
+        "AUC@30: of one scene there is no interval; the largest loss is that of torch/int8_pc_sym "
+        "(+10)."
+    )
+    assert none(found, "intervals")
+    assert one(limit_findings(report_of(*rows), ENGLISH), "The truth is known of one scene")
+    assert truth_findings(report_of(made_row("torch/fp32")), ENGLISH) == []
+
+
+def test_the_gates_part_the_variants() -> None:
+    good, bad = row("onnxruntime/int8_pc_sym"), row("onnxruntime/int4_g128", error=0.04)
+    found = gate_findings(report_of(FP32, good, bad), ENGLISH)
+    assert found == [
+        "Within the gates, nearest first (1 of 2): onnxruntime/int8_pc_sym.",
+        "Outside the gates (1 of 2), loss over its gate: onnxruntime/int4_g128 (4 x).",
+    ]
+    assert len(gate_findings(report_of(FP32, good), ENGLISH)) == 1
+    (random,) = gate_findings(report_of(FP32, good, bad, random=True), ENGLISH)
+    assert "not evidence" in random
+
+
+def test_nan_is_said() -> None:
+    good = row("onnxruntime/int8_pc_sym")
+    depth = replace(good.accuracy["depth"], nonfinite_variant=3)
+    bad = replace(good, accuracy={**good.accuracy, "depth": depth})
+    assert one(gate_findings(report_of(FP32, good, bad), ENGLISH), "NaN or infinite outputs")
+    assert none(gate_findings(report_of(FP32, good), ENGLISH), "NaN")
+
+
+@pytest.mark.parametrize(
+    "with_it, without, verb",
+    [(0.01, 0.04, "loses less than"), (0.04, 0.01, "loses more than"), (0.01, 0.01, "as much as")],
+)
+def test_what_a_treatment_changed(with_it: float, without: float, verb: str) -> None:
+    plain = row("onnxruntime/int4_g128", error=without)
+    treated = row("onnxruntime/int4_g128+gptq", error=with_it)
+    (sentence,) = treatment_findings(report_of(FP32, plain, treated), ENGLISH)
+    assert sentence.startswith("onnxruntime/int4_g128+gptq")
+    assert verb in sentence
+    assert treatment_findings(report_of(FP32, treated), ENGLISH) == []
+    assert treatment_findings(report_of(FP32, plain, treated, random=True), ENGLISH) == []
+
+
+def test_who_is_beaten_is_not_on_the_front() -> None:
+    small = row("onnxruntime/int4_g128", (90.0,) * 3, mb=1.0, error=0.009)
+    fast = row("onnxruntime/int8_pc_sym", (50.0,) * 3, mb=2.0, error=0.008)
+    beaten = row("onnxruntime/mixed", (91.0,) * 3, mb=1.5, error=0.0095)
+    (sentence,) = trade_findings(report_of(FP32, small, fast, beaten), ENGLISH)
+    assert sentence.startswith("Of the 3 artifacts within the gates")
+    assert sentence.endswith(": onnxruntime/int4_g128, onnxruntime/int8_pc_sym.")
+    spared = row("onnxruntime/mixed", (91.0,) * 3, mb=1.5, error=0.001)  # the most accurate
+    (sentence,) = trade_findings(report_of(FP32, small, fast, spared), ENGLISH)
+    assert "onnxruntime/mixed" in sentence
+    outside = row("onnxruntime/mixed", (1.0,) * 3, mb=0.1, error=0.5)
+    (sentence,) = trade_findings(report_of(FP32, small, fast, outside), ENGLISH)
+    assert "onnxruntime/mixed" not in sentence
+    (sentence,) = trade_findings(report_of(FP32, small, fast, outside, random=True), ENGLISH)
+    assert sentence == "Not beaten in size and median latency at once: onnxruntime/mixed."
+    assert trade_findings(report_of(FP32, small), ENGLISH) == []
+
+
+def test_rows_without_numbers_are_counted() -> None:
+    found = failure_findings(FULL, ENGLISH)
+    assert found == ["failed (1 of 5): torch/mixed.", "not run (1 of 5): tensorrt/fp16."]
+    assert failure_findings(report_of(FP32), ENGLISH) == []
+    assert failure_findings(FULL, speaker("zh"))[0] == "失败（1/5）：torch/mixed。"
+
+
+def test_limits_hold_only_where_they_do() -> None:
+    large = report_of(FP32)
+    model = {**large.question["model"], "config": "vggt-1b"}
+    large = replace(large, question={**large.question, "model": model})
+    small = limit_findings(report_of(FP32), ENGLISH)
+    assert one(small, "The architecture is vggt-nano")
+    assert none(limit_findings(large, ENGLISH), "architecture")
+    weak = report_of(made_row("torch/fp32", truth=truths(5.0, 6.0)))
+    assert one(limit_findings(weak, ENGLISH), "PyTorch FP32 itself has an AUC@30 of 5.5")
+    assert none(small, "too little to lose")
+    assert one(small, "The truth is known of 3 scenes")
+    many = report_of(made_row("torch/fp32", truth=truths(*(60.0,) * 5)))
+    assert none(limit_findings(many, ENGLISH), "The truth is known of")
+
+
+def test_what_was_not_measured_is_named() -> None:
+    found = unmeasured_findings(report_of(FP32, row("torch/int8_pc_sym")), ENGLISH)
+    assert one(found, "Latency of the scenes after the first")
+    assert one(found, "Size on disk of quantized PyTorch variants")
+    assert none(found, "Outputs")
+    assert one(found, "The exporter's own check")
+    single = report_of(made_row("torch/fp32"), outputs=["pose"], verify=True)
+    assert unmeasured_findings(single, ENGLISH) == [
+        "Outputs that were not asked for: depth, points."
+    ]
