@@ -181,12 +181,7 @@ def compare(
         runner.check(settings)
         check_folder(folder.root, resume=resume, overwrite=overwrite)
         # No pictures there: told before any download.
-        found = find_scenes(
-            images_dir,
-            scenes,
-            max_images=max_images,
-            **({} if listed is None else {"frames": listed}),
-        )
+        found = find_scenes(images_dir, scenes, max_images=max_images, frames=listed)
         identity = identify_model(settings, worker_command, console)
         settings = settings.resolved(identity)
         read = read_scenes(

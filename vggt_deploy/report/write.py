@@ -13,15 +13,17 @@ from vggt_deploy.errors import CompareError
 from vggt_deploy.report.csv_table import write_csv
 from vggt_deploy.report.experiment import write_experiment
 from vggt_deploy.report.languages import Language, speaker
+from vggt_deploy.report.markdown import write_markdown
+from vggt_deploy.report.page import write_page
 from vggt_deploy.report.pictures import draw_depth_pictures
 from vggt_deploy.report.plots import draw_plots
-from vggt_deploy.report.sensitivity import keep_sensitivity, read_sensitivity
+from vggt_deploy.report.sensitivity import keep_sensitivity, kept_sensitivity, read_sensitivity
 from vggt_deploy.report.summary import write_summary
 
 
 def write_texts(report: ComparisonReport, language: Language = "en") -> tuple[Path, ...]:
     """What needs the report alone: written at once, and before anything is drawn."""
-    return (write_summary(report, language), *write_csv(report))
+    return (write_summary(report, language), *write_csv(report), write_markdown(report))
 
 
 def draw(report: ComparisonReport, folder: Folder, language: Language = "en") -> tuple[Path, ...]:
@@ -29,6 +31,7 @@ def draw(report: ComparisonReport, folder: Folder, language: Language = "en") ->
     return (
         draw_plots(report),
         *draw_depth_pictures(report, folder),
+        write_page(report, folder, sensitivity=kept_sensitivity(folder)),
         write_experiment(report, folder, language),
     )
 
