@@ -63,7 +63,7 @@ def html(text: str) -> list[str]:
 
 def example(**changed: Any) -> ComparisonReport:
     truth = [made_truth(60.0), made_truth(80.0)]
-    lost = [made_truth(58.0), made_truth(77.0)]
+    lost = [made_truth(58.0, abs_rel=0.105), made_truth(77.0, abs_rel=0.115)]
     advice = (
         Recommendation("production", LABEL, "the fastest artifact within the gates"),
         Recommendation("edge", None, "no artifact is within the gates"),
@@ -78,12 +78,13 @@ def example(**changed: Any) -> ComparisonReport:
 
 
 def test_one_table_of_all_variants() -> None:
-    (table,) = tables(markdown_text(example()))
+    (table,) = tables(markdown_text(example()).replace("\u00a0", " "))
     assert table == [
-        ["variant", "MB", "x smaller", "median ms", "x faster", "AUC@30, %", "lost (95 %)",
-         "AbsRel", "lost (95 %)"],
-        ["torch/fp32", "8.00", "-", "102.0", "1.00", "70.00", "-", "0.1", "-"],
-        [LABEL, "2.00", "4.00", "50.0", "2.04", "67.50", "+2.5 (+2 to +3)", "0.1", "0 (0 to 0)"],
+        ["variant", "MB", "x smaller", "median ms", "x faster", "AUC@30, %", "lost [95 %]",
+         "AbsRel", "lost x 1000 [95 %]"],
+        ["torch/fp32", "8.00", "-", "102.0", "1.00", "70.00", "-", "0.1000", "-"],
+        [LABEL, "2.00", "4.00", "50.0", "2.04", "67.50", "+2.5 [+2, +3]", "0.1100",
+         "+10 [+5, +15]"],
         ["torch/int4_g128", "-", "-", "failed", "-", "-", "-", "-", "-"],
     ]  # fmt: skip
 
@@ -95,6 +96,16 @@ def test_without_a_truth_the_errors_against_fp32() -> None:
     assert table[2][5:] == ["0.1", "0.1", "0.01", "0.01"]
     assert "Protocol" not in text
     assert "Protocol: the first 4 pictures" in markdown_text(example())
+
+
+def test_each_warning_is_a_paragraph() -> None:
+    report = example()
+    question = {**report.question, "model": {**report.question["model"], "kind": "random"}}
+    text = markdown_text(replace(report, question=question))
+    kinds = [token.type for token in parse(text)]
+    quote = kinds[kinds.index("blockquote_open") : kinds.index("blockquote_close")]
+    assert quote.count("paragraph_open") == 2  # random weights, two scenes
+    assert "random" in text
 
 
 def test_advice_stands_first_and_failures_are_folded() -> None:

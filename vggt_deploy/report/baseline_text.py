@@ -100,6 +100,12 @@ def baseline_verdicts(found: Changes, say: Speaker = ENGLISH) -> list[str]:
 
 def baseline_how(found: Changes, say: Speaker = ENGLISH) -> str:
     """How it was judged."""
+    if not found.tests:
+        return say(
+            "No quantity was tested: too few calls and scenes, or the reports are too unlike. "
+            "Sizes and errors against PyTorch FP32 are exact: within 0.1 % and 5 % they are "
+            "unchanged."
+        )
     return say(
         "Latency: ratio of medians, Mann-Whitney test on the calls, below 2 % never called a "
         "change. By the truth: scene by scene, sign-flip test. Intervals: bootstrap, 95 %. All "

@@ -30,6 +30,7 @@ from vggt_deploy.report.baseline_text import (
 from vggt_deploy.report.question_sections import machine_facts, notes, subject_facts
 from vggt_deploy.report.text import Grid, fixed, megabytes, number, signed
 
+_NO_BREAK = "\u00a0"  # an interval on three lines is hard to read
 MOST_CHANGES = 30  # rows of the table of changes; a comment has 65536 characters at most
 _SPECIAL = re.compile(r"[\\`*\[\]<>~&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[#+-]")
 _MENTION = re.compile(r"(?<![A-Za-z0-9])@(?=[A-Za-z0-9])")
@@ -47,7 +48,7 @@ def markdown_text(report: ComparisonReport) -> str:
     parts = [
         [f"## Comparison of {code(report.question['model']['spec'])}"],
         [_asked(report)],
-        [f"> {escape(note)}" for note in notes(report)],
+        "\n>\n".join(f"> {escape(note)}" for note in notes(report)).splitlines(),
         _recommendations(report),
         variants_grid(report).markdown(),
         [f"Protocol: {escape(report.protocol.line)}."] if report.reference.truth else [],
@@ -90,7 +91,7 @@ def variants_grid(report: ComparisonReport) -> Grid:
     """One line for each variant: size, speed, and the truth, or without one the errors."""
     by_truth = report.reference.truth is not None
     accuracy = (
-        ("AUC@30, %", "lost (95 %)", "AbsRel", "lost (95 %)")
+        ("AUC@30, %", "lost [95 %]", "AbsRel", "lost x 1000 [95 %]")
         if by_truth
         else ("rotation, deg", "direction, deg", "depth AbsRel", "points")
     )
@@ -116,17 +117,18 @@ def _by_truth(row: Row, reference: Row) -> tuple[str, ...]:
     return (
         fixed(truth.auc_30 if truth else None),
         _lost(lost.auc_30 if lost else None),
-        number(truth.abs_rel if truth else None),
-        _lost(lost.abs_rel if lost else None),
+        fixed(truth.abs_rel if truth else None, 4),
+        _lost(lost.abs_rel if lost else None, 1000.0),
     )
 
 
-def _lost(lost: Difference | None) -> str:
+def _lost(lost: Difference | None, times: float = 1.0) -> str:
     if lost is None:
         return "-"
     if lost.low is None or lost.high is None:
-        return signed(lost.mean)
-    return f"{signed(lost.mean)} ({signed(lost.low)} to {signed(lost.high)})"
+        return signed(times * lost.mean)
+    mean, low, high = (signed(times * value) for value in (lost.mean, lost.low, lost.high))
+    return f"{mean} [{low}, {high}]".replace(" ", _NO_BREAK)
 
 
 def _against_fp32(row: Row) -> tuple[str, ...]:

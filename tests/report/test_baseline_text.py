@@ -1,0 +1,128 @@
+"""What changed since a baseline, as people read it: what was found, and why the rest was not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from made_reports import failed_row, made_report, made_row, made_truth
+
+from vggt_deploy.compare.baseline import Change, Changes, changes
+from vggt_deploy.compare.report import ComparisonReport, Row
+from vggt_deploy.report.baseline_text import (
+    baseline_lines,
+    baseline_verdicts,
+    quantity_name,
+    shown,
+    told_grid,
+)
+from vggt_deploy.report.languages import speaker
+
+LABEL = "onnxruntime/int8_pc_sym"
+FAST = (40.0, 41.0, 42.0, 43.0, 44.0, 45.0)
+SLOW = (60.0, 61.0, 62.0, 63.0, 64.0, 65.0)
+
+
+def report(*rows: Row, samples: Sequence[float] = FAST, shift: float = 0.0) -> ComparisonReport:
+    truth = [made_truth(30.0 + 5.0 * i) for i in range(8)]
+    lost = [made_truth(30.0 + 5.0 * i - shift * (1 + i / 100)) for i in range(8)]
+    first = made_row("torch/fp32", truth=truth, error=0.0)
+    return made_report(first, made_row(LABEL, truth=lost, samples=samples), *rows)
+
+
+def test_what_got_worse_stands_first_with_its_numbers() -> None:
+    found = changes(report(samples=SLOW), report(samples=FAST, shift=3.0))
+    rows = told_grid(found).rows
+    assert [row[:5] for row in rows] == [
+        (LABEL, "AUC@30", "worse", "47.50", "44.40"),
+        (LABEL, "median latency, ms", "better", "62.50", "42.50"),
+    ]
+    auc, latency = (row[5:] for row in rows)
+    assert auc[0] == "-3.1"
+    assert latency[0] == "x 0.680"
+    low, _, high = latency[1].partition(" to ")
+    assert float(low) < 0.68 < float(high)
+    assert all(float(cells[2]) <= 0.05 for cells in (auc, latency))
+
+
+def test_the_lines_of_the_summary() -> None:
+    lines = baseline_lines(changes(report(samples=SLOW), report(samples=FAST, shift=3.0)))
+    text = "\n".join(lines)
+    assert text.startswith("Against the report of 2025-01-01T00:00:00Z (vggt-nano, A CPU, 2 CPUs)")
+    assert "Scenes in common: 8." in text
+    assert "Quantities: 1 worse, 1 better" in text
+    assert "Mann-Whitney" in text
+    assert max(map(len, lines)) <= 120
+
+
+def test_nothing_changed_shows_no_table() -> None:
+    same = changes(report(), report())
+    assert told_grid(same).rows == ()
+    text = "\n".join(baseline_lines(same))
+    assert "0 worse, 0 better" in text
+    assert "variant " not in text
+    assert "All 2 tests are one family" in text
+
+
+def test_nothing_tested_says_so() -> None:
+    rows = [made_row("torch/fp32", samples=(50.0,)), made_row(LABEL, samples=(40.0,))]
+    text = "\n".join(baseline_lines(changes(made_report(*rows), made_report(*rows))))
+    assert "No quantity was tested" in text
+    assert "Mann-Whitney" not in text
+
+
+def test_what_came_went_and_broke() -> None:
+    old = report(made_row("torch/mixed"), made_row("torch/int4_g128"))
+    new = report(failed_row("torch/int4_g128"), made_row("torch/bf16"))
+    lines = baseline_verdicts(changes(old, new))
+    assert "before done, now failed: torch/int4_g128" in lines
+    assert "not in the old report: torch/bf16" in lines
+    assert "not in the new report: torch/mixed" in lines
+    assert len(baseline_verdicts(changes(old, old))) == 1
+
+
+def test_why_something_is_not_comparable_stands_once_with_its_count() -> None:
+    new = report()
+    other = replace(new, question={**new.question, "threads": 1})
+    lines = baseline_verdicts(changes(new, other))
+    assert lines[1:] == [
+        "Not comparable: median latency, ms, 2 times: other threads: 2 before, 1 now."
+    ]
+
+
+@pytest.mark.parametrize(
+    "quantity, unit, value, name, text",
+    [
+        ("disk_bytes", "bytes", 1_234_567.0, "on disk, MB", "1.23"),
+        ("latency_ms", "ms", 12.345, "median latency, ms", "12.35"),
+        ("auc_30", "%", 51.0, "AUC@30", "51.00"),
+        ("f_score", "%", None, "F-score @ 0.2 m", "-"),
+        ("abs_rel", "", 0.0123456, "AbsRel by the truth", "0.01235"),
+        ("fp32/depth_conf", "", 1e-7, "depth_conf against FP32", "1e-07"),
+        ("fp32/depth_abs_rel", "", 0.5, "depth AbsRel against FP32", "0.5"),
+    ],
+)
+def test_names_and_units(
+    quantity: str, unit: str, value: float | None, name: str, text: str
+) -> None:
+    change = Change(
+        quantity, unit, "less", "ratio", value, value, 1.0, None, None, 1, 1, None, None,
+        "unchanged",
+    )  # fmt: skip
+    assert quantity_name(change) == name
+    assert shown(change, value) == text
+
+
+def test_in_chinese() -> None:
+    """Every sentence has its translation; names, numbers and units stay."""
+    old = report(made_row("torch/mixed"), made_row("torch/int4_g128"), samples=SLOW)
+    new = report(failed_row("torch/int4_g128"), made_row("torch/bf16"), samples=FAST, shift=3.0)
+    found: list[Changes] = [changes(old, new), changes(old, old)]
+    single = made_report(made_row("torch/fp32", samples=(50.0,)))
+    found.append(changes(single, single))
+    for one in found:
+        text = "\n".join(baseline_lines(one, speaker("zh")))
+        assert "Quantities" not in text
+        assert "Against" not in text
+    assert "x 0.680" in "\n".join(baseline_lines(found[0], speaker("zh")))
