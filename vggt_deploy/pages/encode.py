@@ -1,7 +1,8 @@
 """Pictures as data URIs: small ones, since every picture of a page is part of its one file.
 
-Maps and photos are WebP: at QUALITY a coloured depth map takes a tenth of its PNG, and its colours
-move by less than one step in a hundred of the range (a test holds it). Legends are PNG, lossless.
+Maps and photos are WebP: a noisy depth map of 350 x 518 pixels takes 57 kB at QUALITY, as PNG 407.
+Read by their legend, half of the values are within one hundredth of the range, and 19 of 20 within
+three (a test holds it). Legends are PNG, without loss.
 """
 
 from __future__ import annotations
@@ -60,10 +61,13 @@ class PictureStore:
 
     uris: dict[str, str] = field(default_factory=dict)
 
-    def add(self, uri: str) -> str:
-        """Keep a data URI; the same one gets the same key."""
-        key = hashlib.sha256(uri.encode("ascii")).hexdigest()[:16]
-        self.uris[key] = uri
+    def add(self, rgb: Pixels, *, quality: int = QUALITY) -> str:
+        """Keep a picture [H, W, 3], encoded if it is new; equal pixels get the same key."""
+        content = hashlib.sha256(np.ascontiguousarray(rgb).tobytes())
+        content.update(f"{rgb.shape} {quality}".encode())
+        key = content.hexdigest()[:16]
+        if key not in self.uris:
+            self.uris[key] = webp_uri(rgb, quality=quality)
         return key
 
     @property

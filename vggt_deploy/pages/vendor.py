@@ -38,11 +38,6 @@ class Vendored:
     used_for: str
 
     @property
-    def path(self) -> Path:
-        """Where it lies."""
-        return VENDOR / self.file
-
-    @property
     def style(self) -> bool:
         """A style sheet, and not a script."""
         return self.file.endswith(".css")
@@ -60,17 +55,18 @@ def vendored(folder: Path = VENDOR) -> dict[str, Vendored]:
     return {name: Vendored(**entry) for name, entry in table.items()}
 
 
-def library(name: str) -> str:
+def library(name: str, folder: Path = VENDOR) -> str:
     """The text of a vendored file, without its pointer to a source map.
 
     Raises:
         ArtifactError: it is not the file that vendor.toml names.
     """
-    entry = vendored()[name]
-    content = entry.path.read_bytes()
+    entry = vendored(folder)[name]
+    path = folder / entry.file
+    content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != entry.sha256:
         raise ArtifactError(
-            f"{entry.path} is not {entry.package} {entry.version} as published",
+            f"{path} is not {entry.package} {entry.version} as published",
             "install vggt-deploy again",
         )
     return _SOURCE_MAP.sub("", content.decode("utf-8"))

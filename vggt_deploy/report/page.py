@@ -72,7 +72,7 @@ def page_text(
     store = PictureStore()
     maps = map_data(report, folder, images, truth, store)
     view = scene_view(report, folder, images, truth)
-    found = getattr(report, "baseline", None)
+    found = report.baseline
     context = {
         **_words(report),
         "maps": maps,

@@ -28,7 +28,7 @@ from vggt_deploy.compare.state import Folder
 from vggt_deploy.data.ground_truth import GroundTruth
 from vggt_deploy.pages.blocks import legend
 from vggt_deploy.pages.colours import ColourRange, coloured, range_of
-from vggt_deploy.pages.encode import PHOTO_QUALITY, PictureStore, shrunk, webp_uri
+from vggt_deploy.pages.encode import PHOTO_QUALITY, PictureStore, shrunk
 
 PIXELS_TOTAL = 26_000_000  # of all maps of a page; more of them are made smaller
 LEAST_WIDTH = 96
@@ -163,7 +163,7 @@ def _picture(
     small = shrunk(photo, max(width, min(photo.shape[1], 360)), smooth=True)
     entry: dict[str, Any] = {
         "name": name,
-        "photo": store.add(webp_uri(small, quality=PHOTO_QUALITY)),
+        "photo": store.add(small, quality=PHOTO_QUALITY),
         "depth": _ends(ranges.depth),
         "difference": _ends(ranges.difference),
     }
@@ -209,7 +209,7 @@ def _maps(
 
 
 def _key(pixels: NDArray[np.uint8], width: int, store: PictureStore) -> str:
-    return store.add(webp_uri(shrunk(pixels, width, smooth=False)))
+    return store.add(shrunk(pixels, width, smooth=False))
 
 
 def _notes(
