@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 
 import pytest
@@ -14,6 +15,8 @@ from vggt_deploy.compare.paired import Difference, TruthLoss
 from vggt_deploy.compare.recommend import loss, recommend, slower_than
 from vggt_deploy.compare.report import Recommendation, Row
 from vggt_deploy.compare.truth import TruthMean
+from vggt_deploy.report.languages import ENGLISH, speaker
+from vggt_deploy.report.languages.speaker import ORIGINAL
 
 
 def make_row(
@@ -238,3 +241,70 @@ def test_a_recommendation_says_what_was_lost() -> None:
     assert "truth" not in advice(ROWS)["production"].reason
     random = advice((*ROWS[:2], judged), random_weights=True)["production"].reason
     assert "Lost by the truth" not in random
+
+
+# --- said in another language, and of several machines
+
+
+CASES = {
+    "ordinary": ROWS,
+    "only slower": (ROWS[0], ROWS[1], ROWS[4]),
+    "FP32 of PyTorch alone": (ROWS[0], ROWS[5]),
+    "none within": (ROWS[0], ROWS[3]),
+    "nothing": (ROWS[0],),
+    "noisy": (*ROWS[:2], make_row("onnxruntime/int8_pc_sym", 97.0, mb=1000.0, spread=10.0)),
+    "by the truth": (*ROWS[:2], replace(ROWS[2], truth_loss=lost(auc_30=0.25, abs_rel=-0.001))),
+    "of one scene": (*ROWS[:2], replace(ROWS[2], truth_loss=lost(1, point_error=0.002))),
+    "pairs lost": (
+        ROWS[0],
+        replace(ROWS[2], geometry=GeometryMetrics(pose=PoseErrors(1, None, None, 0, 1))),
+    ),
+    "not faster than PyTorch": (
+        make_row("torch/fp32", 30.0), make_row("onnxruntime/int8_pc_sym", 50.0, mb=1000.0),
+    ),
+    "elsewhere": (*ROWS[:2], replace(ROWS[2], machine="another CPU, 4 CPUs")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("random_weights", [False, True])
+def test_every_reason_can_be_said_in_chinese(name: str, random_weights: bool) -> None:
+    """The same sentences, the same numbers, and no template that has no translation."""
+    chinese = speaker("zh")
+    for item in recommend(CASES[name], random_weights=random_weights):
+        assert item.said
+        assert item.reason == ENGLISH.said(item.said)
+        text = chinese.said(item.said)
+        assert ORIGINAL not in text
+        assert "{" not in text
+        numbers = [sorted(re.findall(r"\d+\.\d+", said)) for said in (item.reason, text)]
+        assert numbers[0] == numbers[1]
+        assert [label for label in LABELS if label in item.reason] == [
+            label for label in LABELS if label in text
+        ]
+
+
+LABELS = sorted({row.label for rows in CASES.values() for row in rows})
+
+
+def test_times_of_another_machine_are_held_against_nothing() -> None:
+    """It may be the fastest: on which machine, is not the question."""
+    away = replace(ROWS[3], machine="another CPU, 64 CPUs")
+    found = advice((*ROWS[:3], away))
+    assert found["fastest here"].label == ROWS[2].label
+    assert found["production"].label == ROWS[2].label
+    for purpose in ("fastest here", "production"):
+        assert "another kind of machine" in found[purpose].reason
+        assert away.label in found[purpose].reason
+    here = advice(ROWS[:4])
+    assert here["fastest here"].label == away.label
+    assert "another kind" not in here["fastest here"].reason
+
+
+def test_size_and_accuracy_know_no_machine() -> None:
+    away = replace(ROWS[4], machine="another CPU, 64 CPUs")
+    found = advice((*ROWS[:3], away))
+    assert found["edge"].label == away.label
+    assert "slower than" not in found["edge"].reason  # than FP32 of another machine: not known
+    assert "slower than" in advice((*ROWS[:3], ROWS[4]))["edge"].reason
+    assert slower_than(away, ROWS[:3]) == ()

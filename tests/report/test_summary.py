@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from vggt_deploy.report.question_sections import calibration_notes, timing_notes
-from vggt_deploy.report.summary import summary_text
+from made_reports import made_report, made_row, made_truth
+
+from vggt_deploy.compare.baseline import changes
+from vggt_deploy.report.question_sections import (
+    calibration_notes,
+    machine_notes,
+    scene_notes,
+    timing_notes,
+)
+from vggt_deploy.report.summary import summary_text, write_summary
 from vggt_deploy.report.text import megabytes, number, table, wrap
 
 
@@ -88,3 +96,71 @@ def test_calibration_on_what_is_compared_is_said(fake: Any) -> None:
     assert notes(None) == notes({"a.jpg": "0" * 64}) == []
     (note,) = notes({"a.jpg": "0" * 64, "renamed.jpg": hashes[0]})
     assert f"calibrated on 1 of the {len(hashes)} pictures" in note
+
+
+TRUTH = [made_truth(60.0), made_truth(80.0)]
+WORSE = [made_truth(50.0, abs_rel=0.2), made_truth(72.0, abs_rel=0.3)]
+TWO = (
+    made_row("torch/fp32", truth=TRUTH, error=0.0),
+    made_row("onnxruntime/int8_pc_sym", truth=WORSE, reference=TRUTH),
+)
+
+
+def section(text: str, title: str) -> str:
+    """From the title to the next one."""
+    return text.split(f"{title}\n{'=' * len(title)}\n")[1].split("\n==")[0]
+
+
+def test_by_the_truth() -> None:
+    text = section(summary_text(made_report(*TWO)), "Against the truth")
+    poses, depth, points = text.split("\n\ndepth:")[0], *text.split("depth:")[1].split("points:")
+    assert "RRA@30  RRA@15  RRA@5  RTA@30  RTA@15  RTA@5" in poses
+    assert "int8_pc_sym 2 61.00 30.50 18.30 61.00" in " ".join(poses.split())
+    assert "AbsRel, scale and shift" in depth
+    assert "0.2000" in depth  # 0.8 of 0.25
+    for name in ("accuracy m", "completeness m", "overall m", "F-score @ 0.01 m"):
+        assert name in points
+    for part in (poses, depth, points):
+        assert "protocol: the first 4 pictures; " in part
+    assert "no masks" not in poses
+    assert "no masks" in depth
+
+
+def test_each_scene_and_the_mean() -> None:
+    text = section(summary_text(made_report(*TWO)), "Scene by scene, against the truth")
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "variant scene_0 scene_1 mean" in lines
+    assert "onnxruntime/int8_pc_sym 50.00 72.00 61.00" in lines
+    assert "onnxruntime/int8_pc_sym 0.2000 0.3000 0.2500" in lines
+
+
+def test_without_truth_there_is_no_word_of_it() -> None:
+    text = summary_text(made_report(made_row("torch/fp32"), made_row("torch/int8_pc_sym")))
+    assert "the truth\n" not in text
+    assert "AUC" not in text
+
+
+def test_changes_since_a_baseline() -> None:
+    report = made_report(*TWO)
+    assert "Changes since" not in summary_text(report)
+    compared = replace(report, baseline=changes(report, report))
+    text = section(summary_text(compared), "Changes since the baseline")
+    assert "Scenes in common: 2." in text
+    assert "相对旧报告的变化\n" in summary_text(compared, "zh")
+
+
+def test_few_scenes_and_other_machines_are_noted() -> None:
+    assert "known of 2 scenes" in scene_notes(made_report(*TWO))[0]
+    many = made_row("torch/fp32", truth=[made_truth(60.0)] * 5)
+    assert scene_notes(made_report(many)) == scene_notes(made_report(made_row("torch/fp32"))) == []
+    away = replace(TWO[1], machine="another CPU")
+    (note,) = machine_notes(made_report(TWO[0], away))
+    assert "onnxruntime/int8_pc_sym was timed on another kind of machine" in note
+    assert machine_notes(made_report(*TWO)) == []
+
+
+def test_the_summary_is_written_in_chinese(tmp_path: Any) -> None:
+    path = write_summary(made_report(*TWO, folder=tmp_path), "zh")
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("vggt-deploy 对比报告\n====================\n模型")
+    assert "逐场景结果" in text
