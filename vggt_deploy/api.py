@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vggt_deploy.build import build as build
     from vggt_deploy.compare import compare as compare
+    from vggt_deploy.data.eth3d_fetch import fetch_eth3d as fetch_eth3d
     from vggt_deploy.data.scenes import write_scenes as scene
     from vggt_deploy.doctor import diagnose as diagnose
     from vggt_deploy.engines.inspect import inspect_engine as inspect
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from vggt_deploy.qat.pipeline import qat as qat
     from vggt_deploy.quantize.calibration import collect_statistics as calibrate
     from vggt_deploy.quantize.targets import scheme_rows as schemes
-    from vggt_deploy.search.pipeline import search as search
     from vggt_deploy.report.write import rewrite as report
+    from vggt_deploy.search.pipeline import search as search
     from vggt_deploy.sensitivity.bisect import bisect as bisect
     from vggt_deploy.sensitivity.pipeline import sensitivity as sensitivity
     from vggt_deploy.ship.bundle import bundle as bundle
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from vggt_deploy.ship.verify import verify as verify
     from vggt_deploy.train.evaluate import evaluate as evaluate
     from vggt_deploy.train.pipeline import train as train
+    from vggt_deploy.visualize import visualize as visualize
 
 __all__ = [
     "bisect",
@@ -46,6 +48,7 @@ __all__ = [
     "diagnose",
     "evaluate",
     "export",
+    "fetch_eth3d",
     "inspect",
     "qat",
     "rebuild",
@@ -59,6 +62,7 @@ __all__ = [
     "triton_repository",
     "unpack",
     "verify",
+    "visualize",
 ]
 
 # Verb -> (module, function). The same as the imports above, which are for tools that read types.
@@ -71,6 +75,7 @@ _VERBS = {
     "diagnose": ("vggt_deploy.doctor", "diagnose"),
     "evaluate": ("vggt_deploy.train.evaluate", "evaluate"),
     "export": ("vggt_deploy.export", "export"),
+    "fetch_eth3d": ("vggt_deploy.data.eth3d_fetch", "fetch_eth3d"),
     "inspect": ("vggt_deploy.engines.inspect", "inspect_engine"),
     "qat": ("vggt_deploy.qat.pipeline", "qat"),
     "rebuild": ("vggt_deploy.ship.rebuild", "rebuild"),
@@ -84,6 +89,7 @@ _VERBS = {
     "triton_repository": ("vggt_deploy.ship.triton", "write_triton_repository"),
     "unpack": ("vggt_deploy.ship.verify", "unpack"),
     "verify": ("vggt_deploy.ship.verify", "verify"),
+    "visualize": ("vggt_deploy.visualize", "visualize"),
 }
 
 
