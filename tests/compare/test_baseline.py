@@ -337,6 +337,30 @@ def test_random_weights_are_no_evidence() -> None:
         assert change(found, quantity).reason == "random weights: accuracy is no evidence"
 
 
+@pytest.mark.parametrize(
+    "kind, change_, low, high, moved",
+    [
+        ("difference", -2.0, -3.0, -1.0, True),
+        ("difference", -2.0, -3.0, 1.0, False),
+        ("difference", -2.0, None, None, True),
+        ("difference", 0.0, None, None, False),
+        ("ratio", 1.5, 1.2, 1.7, True),
+        ("ratio", 1.5, 0.9, 1.7, False),
+        ("ratio", 1.01, None, None, False),
+        ("ratio", 0.5, None, None, True),
+        ("ratio", None, None, None, False),
+    ],
+)
+def test_what_moved(
+    kind: Any, change_: float | None, low: float | None, high: float | None, moved: bool
+) -> None:
+    one = Change(
+        "latency_ms", "ms", "less", kind, 1.0, 1.0, change_, low, high, 1, 1, None, None,
+        "not comparable",
+    )  # fmt: skip
+    assert one.moved == moved
+
+
 # -- against FP32, status, notes ----------------------------------------------------------------
 
 

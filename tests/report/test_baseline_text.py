@@ -56,6 +56,25 @@ def test_the_lines_of_the_summary() -> None:
     assert max(map(len, lines)) <= 120
 
 
+def test_a_loss_in_too_few_scenes_is_shown_and_not_judged() -> None:
+    def of(shift: float) -> ComparisonReport:
+        base, lost = ([made_truth(a - s) for a in (40.0, 60.0, 80.0)] for s in (0.0, shift))
+        return made_report(made_row("torch/fp32", truth=base), made_row(LABEL, truth=lost))
+
+    found = changes(of(0.0), of(20.0))
+    (row,) = told_grid(found).rows
+    assert row[:6] == (LABEL, "AUC@30", "not judged", "60.00", "40.00", "-20")
+    assert row[-1] == "-"
+    lines = baseline_verdicts(found)
+    assert lines[0].startswith("Quantities: 0 worse, 0 better")
+    assert lines[1].startswith("Not judged: what moved here")
+    # What did not move is no row, judged or not.
+    assert told_grid(changes(of(0.0), of(0.0))).rows == ()
+    both_ways = [made_truth(auc) for auc in (30.0, 65.0, 81.0)]
+    mixed = made_report(of(0.0).rows[0], made_row(LABEL, truth=both_ways))
+    assert told_grid(changes(of(0.0), mixed)).rows == ()
+
+
 def test_nothing_changed_shows_no_table() -> None:
     same = changes(report(), report())
     assert told_grid(same).rows == ()

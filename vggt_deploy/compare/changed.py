@@ -60,6 +60,18 @@ class Change:
     verdict: Verdict
     reason: str = ""
 
+    @property
+    def moved(self) -> bool:
+        """Whether it changed on these very calls and scenes, whatever that says of others: no
+        change lies outside its interval; of a single call or scene, it is another number.
+        """
+        if self.change is None:
+            return False
+        none, margin = (1.0, LATENCY_MARGIN) if self.kind == "ratio" else (0.0, 0.0)
+        if self.low is None or self.high is None:
+            return abs(self.change - none) > margin
+        return not self.low <= none <= self.high
+
 
 @dataclass(frozen=True)
 class Found:

@@ -42,7 +42,7 @@ def baseline_notes(found: Changes, say: Speaker = ENGLISH) -> list[str]:
 
 
 def told_grid(found: Changes, say: Speaker = ENGLISH) -> Grid:
-    """What is better or worse; the worse first."""
+    """What is better or worse, the worse first; then what moved but could not be judged."""
     header = say.each(
         "variant", "quantity", "verdict", "before", "now", "change", "95 %", "p (Holm)"
     )
@@ -50,18 +50,23 @@ def told_grid(found: Changes, say: Speaker = ENGLISH) -> Grid:
         (
             variant.label,
             quantity_name(change, say),
-            say.recorded(change.verdict),
+            say.recorded(verdict) if verdict else say("not judged"),
             shown(change, change.old),
             shown(change, change.new),
             _change(change),
             _interval(change, say),
             "-" if change.p_adjusted is None else f"{change.p_adjusted:.2g}",
         )
-        for verdict in TOLD
+        for verdict in (*TOLD, None)
         for variant, change in _all(found)
-        if change.verdict == verdict
+        if (change.verdict == verdict if verdict else _unjudged(change))
     ]
     return Grid(header, tuple(rows), left=3)
+
+
+def _unjudged(change: Change) -> bool:
+    """Something moved, and nobody can tell whether it means anything."""
+    return change.verdict == "not comparable" and change.moved
 
 
 def baseline_verdicts(found: Changes, say: Speaker = ENGLISH) -> list[str]:
@@ -77,6 +82,13 @@ def baseline_verdicts(found: Changes, say: Speaker = ENGLISH) -> list[str]:
             incomparable=counts["not comparable"],
         )
     ]
+    if any(_unjudged(change) for _, change in _all(found)):
+        lines.append(
+            say(
+                "Not judged: what moved here, but in too few scenes or calls, or in noisy times, "
+                "to tell it from chance."
+            )
+        )
     fates: dict[str, list[str]] = {}
     for variant in found.variants:
         if fate := _fate(variant, say):
