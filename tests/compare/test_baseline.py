@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_reports import failed_row, made_report, made_row, made_truth
 
@@ -228,6 +228,27 @@ def test_the_reference_that_got_slower_is_named() -> None:
     (note,) = changes(*reports).notes
     assert note.startswith("torch/fp32 itself takes 1.5")
     assert changes(reports[0], reports[0]).notes == ()
+
+
+_CALLS = st.lists(st.floats(1.0, 1e4), min_size=1, max_size=12)
+_OPPOSITE = {"better": "worse", "worse": "better"}
+
+
+@settings(max_examples=40, deadline=None)
+@given(_CALLS, _CALLS, st.integers(1, 10**9), st.integers(1, 10**9), st.floats(0, 1))
+def test_the_other_way_round_it_is_the_opposite(
+    before: list[float], after: list[float], small: int, large: int, error: float
+) -> None:
+    old, new = two(
+        {"samples": before, "disk_bytes": small, "error": error},
+        {"samples": after, "disk_bytes": large, "error": 0.1},
+    )
+    there, back = changes(old, new), changes(new, old)
+    assert there.tests == back.tests
+    for one, other in zip(there.variants[1].changes, back.variants[1].changes, strict=True):
+        assert one.quantity == other.quantity
+        assert other.verdict == _OPPOSITE.get(one.verdict, one.verdict)
+        assert (other.old, other.new, other.p) == (one.new, one.old, pytest.approx(one.p))
 
 
 # -- size ---------------------------------------------------------------------------------------

@@ -67,10 +67,12 @@ class Change:
         """
         if self.change is None:
             return False
-        none, margin = (1.0, LATENCY_MARGIN) if self.kind == "ratio" else (0.0, 0.0)
-        if self.low is None or self.high is None:
-            return abs(self.change - none) > margin
-        return not self.low <= none <= self.high
+        ratio = self.kind == "ratio"
+        if self.low is not None and self.high is not None:
+            return not self.low <= (1.0 if ratio else 0.0) <= self.high
+        if ratio:
+            return max(self.change, 1.0 / self.change) - 1.0 > LATENCY_MARGIN
+        return self.change != 0.0
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Found:
                 else ""
             )
             return replace(change, verdict="unchanged", reason=reason)
-        if change.kind == "ratio" and abs(by - 1.0) < self.margin:
+        if change.kind == "ratio" and max(by, 1.0 / by) - 1.0 < self.margin:
             reason = f"told from none, but below {100 * self.margin:g} %"
             return replace(change, verdict="unchanged", reason=reason)
         return replace(change, verdict=_direction(change))
@@ -142,7 +144,7 @@ def _exact(
         quantity, unit, "less", "ratio", old, new, new / old if old > 0.0 else None,
         None, None, 1, 1, None, None, "unchanged",
     )  # fmt: skip
-    if max(old, new) < floor or abs(new - old) <= margin * old:
+    if max(old, new) < floor or abs(new - old) <= margin * max(old, new):
         return change
     return replace(change, verdict="better" if new < old else "worse")
 
