@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,15 +162,18 @@ def test_ranges_are_those_of_what_is_on_the_pictures(
     )
 
 
+@pytest.mark.parametrize("size", [(40, 56), (84, 30)], ids=["sides", "top and bottom"])
 @pytest.mark.usefixtures("without_maps")
-def test_white_padding_gives_no_points(make_run: MakeRun, truth: Truth, tmp_path: Path) -> None:
-    tall = tmp_path / "tall"
-    tall.mkdir()
+def test_white_padding_gives_no_points(
+    make_run: MakeRun, truth: Truth, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
     for name, image in zip(truth.names, truth.images, strict=True):
-        Image.fromarray(image).resize((40, 56)).save(tall / name)
-    folder = make_run(images=tall, mode="pad")
+        Image.fromarray(image).resize(size).save(other / name)
+    folder = make_run(images=other, mode="pad")
     inside = visualize(folder, tmp_path / "out", min_confidence=0)
-    from_photographs = visualize(folder, tmp_path / "b", min_confidence=0, images_dir=tall)
+    from_photographs = visualize(folder, tmp_path / "b", min_confidence=0, images_dir=other)
     assert inside.points is not None
     assert inside.points.padding > 0.3 * truth.depth.size
     assert inside.points.padding + inside.points.written == truth.depth.size
@@ -271,13 +276,14 @@ def test_what_was_not_asked_of_the_network_is_left_out(
         assert {"confidence", "scene.glb", "cameras_side.png"} <= there
 
 
+@pytest.mark.parametrize("angle", [(0, 0), (0, 1), (1, 3.3)], ids=["0", "0 down", "189 degrees"])
 @pytest.mark.usefixtures("without_maps")
 def test_a_camera_without_a_place_or_focal_length_is_said(
-    make_run: MakeRun, tmp_path: Path
+    make_run: MakeRun, tmp_path: Path, angle: tuple[float, float]
 ) -> None:
     def change(outputs: Outputs) -> None:
         outputs["pose_enc"][0, 1, 0] = np.nan
-        outputs["pose_enc"][0, 2, 7:9] = 0  # a field of view of 0
+        outputs["pose_enc"][0, 2, 7:9] = angle
 
     shown = visualize(make_run(change=change), tmp_path / "out", min_confidence=0)
     assert shown.cameras == 2
@@ -438,3 +444,18 @@ def test_command_line(comparison: Path, tmp_path: Path) -> None:
     wrong = CliRunner().invoke(app, other)
     assert wrong.exit_code == 2
     assert "give one of: torch/fp32" in wrong.output
+
+
+def test_needs_no_torch_and_no_onnx(comparison: Path, tmp_path: Path) -> None:
+    """On a machine that has neither; and nothing heavy is imported before there is work."""
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'onnx_ir', 'onnxscript', 'onnxruntime'):\n"
+        "    sys.modules[name] = None\n"
+        "from vggt_deploy.visualize import visualize\n"
+        "assert not {'matplotlib', 'trimesh', 'jinja2', 'scipy'} & set(sys.modules)\n"
+        f"visualize({str(comparison)!r}, {str(tmp_path / 'out')!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "view.html").is_file()

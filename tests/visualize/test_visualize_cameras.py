@@ -87,6 +87,15 @@ def test_the_field_of_view_is_read_off_the_frustum() -> None:
     assert field_of_view(one(lens=lens), 0) == pytest.approx((90.0, 40.0))
 
 
+def test_a_wide_camera_stays_small() -> None:
+    lens = LENS.copy()
+    lens[[0, 1], [0, 1]] = WIDTH / 2 / np.tan(np.radians(85)), HEIGHT / 2 / np.tan(np.radians(80))
+    cameras = one(lens=lens)
+    slant = np.linalg.norm(cameras.frusta[0, 1:] - cameras.frusta[0, 0], axis=-1)
+    np.testing.assert_allclose(slant, 2 * cameras.length)
+    assert field_of_view(cameras, 0) == pytest.approx((170.0, 160.0))
+
+
 @pytest.mark.parametrize("focal", [np.inf, -np.inf, np.nan, -5.0, 0.0])
 def test_what_is_no_pinhole_camera_has_no_frustum(focal: float) -> None:
     lens = LENS.copy()

@@ -186,11 +186,16 @@ def _camera_row(cameras: Cameras, source: Source, index: int) -> Row:
 
 
 def field_of_view(cameras: Cameras, index: int) -> tuple[float, float]:
-    """Horizontal and vertical, in degrees, from the frustum: 2 atan(half side / length)."""
-    _, top_left, top_right, bottom_right, _ = cameras.frusta[index]
+    """Horizontal and vertical, in degrees, from the frustum: 2 atan(half side / length).
+
+    The principal point is the picture's centre, as in all pose encodings.
+    """
+    tip, top_left, top_right, bottom_right, bottom_left = cameras.frusta[index]
     across = float(np.linalg.norm(top_right - top_left))
     down = float(np.linalg.norm(bottom_right - top_right))
+    middle = (top_left + top_right + bottom_right + bottom_left) / 4
+    length = float(np.linalg.norm(middle - tip))
     return (
-        math.degrees(2 * math.atan(across / 2 / cameras.length)),
-        math.degrees(2 * math.atan(down / 2 / cameras.length)),
+        math.degrees(2 * math.atan(across / 2 / length)),
+        math.degrees(2 * math.atan(down / 2 / length)),
     )

@@ -35,7 +35,7 @@ from vggt_deploy.engines.points import (
 from vggt_deploy.engines.predict import PointMap
 from vggt_deploy.errors import ArtifactError
 from vggt_deploy.manifest import now
-from vggt_deploy.visualize.cameras import Cameras, cameras_of
+from vggt_deploy.visualize.cameras import Cameras, cameras_of, is_pinhole
 from vggt_deploy.visualize.maps import Maps, maps_of, write_map
 from vggt_deploy.visualize.models import write_glb, write_ply
 from vggt_deploy.visualize.page import Shown, write_page
@@ -51,7 +51,7 @@ _CONFIDENCE_UNIT = "1 and more, higher is surer"
 class PointCounts:
     """Where the points went: each pixel of a picture is counted once.
 
-    not_finite  no point there: NaN, infinite, or a camera without focal length
+    not_finite  no point there: NaN, infinite, or depth through what is no pinhole camera
     unsure      below `threshold`, the confidence percentile that was asked for
     thinned     left out at random to stay below the most points
     written     in points.ply and scene.glb
@@ -190,9 +190,10 @@ def _points(source: Source, limits: PointLimits) -> tuple[PointCloud | None, Poi
     if points is None:
         return None, None
     if points.source == "depth" and predictions.intrinsic is not None:
-        # An infinite focal length unprojects a whole frame onto one line of finite points.
+        # Through what is no pinhole camera depth does not become points: an infinite focal length
+        # puts a whole frame on one line, a negative one (180 degrees and more) turns it over.
         xyz = points.xyz.copy()
-        xyz[~np.isfinite(predictions.intrinsic[:, 0, 0])] = np.nan
+        xyz[~is_pinhole(predictions.intrinsic)] = np.nan
         points = PointMap(xyz, points.confidence, points.source)
     pixels = source.pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
     cloud = select_points(points, pixels, source.shown, limits)
