@@ -7,8 +7,10 @@ variant "computes" is the same smooth scene each time, plus noise that depends o
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from vggt_deploy.compare.processes import die_with_parent
 
 NOISE = {"fp32": 0.0, "fp16": 1e-4, "int8_pc_sym": 1e-3, "int4_g128": 1e-2}
 
@@ -172,10 +176,46 @@ def measure(job: dict[str, Any], behaviour: str) -> None:
     )
 
 
+def eat_memory() -> None:
+    """More than the process may have, as a variant that is too large for its machine."""
+    resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+    hoard = []
+    while True:
+        hoard.append(np.ones(2**24))
+
+
+def leave_half(job: dict[str, Any]) -> None:
+    """What a process has written when it is killed: one scene of several, part of an artifact."""
+    if "arrays" in job:
+        np.savez(job["arrays"], **compute(job, job["images"]))
+        arrays = Path(job["further"][-1][1] if job["further"] else job["arrays"])
+        arrays.with_name(f".{arrays.name}.tmp").write_bytes(b"PK half of an archive")
+    else:
+        folder = Path(job["folder"])
+        partial = folder.with_name(f".{folder.name}.0123abcd.partial")
+        partial.mkdir(parents=True, exist_ok=True)
+        (partial / "weights.bin").write_bytes(bytes(1000))
+
+
+def hang_once(plan_path: str, job: dict[str, Any]) -> None:
+    """The first time for ever; says in PLAN.hung which process it belongs to."""
+    mark = Path(plan_path).with_suffix(".hung")
+    if not mark.exists():
+        mark.write_text(str(job["parent"]))
+        time.sleep(600)
+
+
 def misbehave(behaviour: str, job: dict[str, Any]) -> None:
     """The ways to end that a process has. Returns for those that only spoil the result."""
     print(f"about to: {behaviour}", file=sys.stderr, flush=True)
     match behaviour:
+        case "crash":
+            ctypes.string_at(0)
+        case "vanish":  # no exception, no clean-up, and a code that says all went well
+            leave_half(job)
+            os._exit(0)
+        case "eat memory":
+            eat_memory()
         case "segfault":
             os.kill(os.getpid(), signal.SIGSEGV)
         case "killed":
@@ -222,13 +262,17 @@ def main() -> None:
     plan_path, kind, job_path = sys.argv[1:]
     plan = json.loads(Path(plan_path).read_text())
     job = json.loads(Path(job_path).read_text())
+    die_with_parent(job["parent"])
     with Path(plan_path).with_suffix(".calls").open("a") as calls:
         label = job_label(kind, job)
         calls.write(f"{kind} {label}\n")
     behaviour = plan.get(label, "")
     if behaviour == "signal parent":  # the whole comparison dies while this variant runs
+        leave_half(job)
         os.kill(job["parent"], signal.SIGKILL)
         time.sleep(600)
+    if behaviour == "hang once":
+        hang_once(plan_path, job)
     misbehave(behaviour, job)
     if kind == "identify":
         identify(job)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ from vggt_deploy.errors import CompareError
 QUESTION_NAME = "question.json"
 _FOLDERS = ("rows", "work", "outputs", "artifacts", "logs", "depth")
 _ENGINES = "engines"  # made by the first engine that is built
+# Hidden files and folders on their way to a name: of workers, of `artifact.writing`, of executors.
+_UNFINISHED = (".tmp", ".partial", ".arriving")
 _SHOWN_DIFFERENCES = 5
 
 
@@ -157,7 +160,23 @@ def begin(folder: Folder, question: dict[str, Any], *, resume: bool, overwrite: 
             )
     for name in _FOLDERS:
         (folder.root / name).mkdir(parents=True, exist_ok=True)
+    _clear_unfinished(folder)
     write_json(path, question)
+
+
+def _clear_unfinished(folder: Folder) -> None:
+    """Remove what a killed run was writing; called with the lock held, so nothing is in use.
+
+    A variant that then fails, or is not asked for again, would leave gigabytes that nobody reads.
+    """
+    folder.size_probe.unlink(missing_ok=True)
+    for name in (*_FOLDERS, _ENGINES):
+        for ending in _UNFINISHED:
+            for path in [*(folder.root / name).rglob(f".*{ending}")]:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
@@ -205,10 +224,19 @@ def finished_row(folder: Folder, variant: Variant) -> Row | None:
     # The depth pictures need the first scene of every variant, further rows all of the reference.
     needed = len(row.scenes) if variant == REFERENCE else 1
     if row.status == "done" and not all(
-        folder.arrays(variant, scene).is_file() for scene in range(needed)
+        _whole(folder.arrays(variant, scene)) for scene in range(needed)
     ):
         return None
     return row
+
+
+def _whole(path: Path) -> bool:
+    """Whether the outputs are there, every byte as it was written: a disk may have lost some."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _read_question(path: Path) -> Any:

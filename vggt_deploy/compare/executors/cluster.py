@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -39,7 +41,9 @@ from vggt_deploy.errors import CompareError, DeployError, UsageError
 
 MAX_RETRIES = 3  # of a job whose node died
 _PROBE_S = 120.0  # a node starts an interpreter and imports this package
+_KNOCK_S = 10.0
 _POLL_S = 1.0
+_HOST_PORT = re.compile(r"(?:^|//)(?P<host>[^/:]+):(?P<port>[0-9]+)$")
 
 
 class RayExecutor:
@@ -240,18 +244,27 @@ def _import_ray() -> Any:
 
 def _join(ray: Any, address: str) -> None:
     try:
+        _knock(address)
         ray.init(
             address=address,
             include_dashboard=False if address == "local" else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise CompareError(
             f"can't join a Ray cluster at {address!r}: {_first_line(error)}",
             "start one with `ray start --head` here and `ray start --address HOST:6379` on the "
             "other machines, or name it with --ray-address",
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Open a connection to HOST:PORT and close it; `ray.init` waits minutes for one."""
+    found = _HOST_PORT.search(address)
+    if found is not None:
+        with socket.create_connection((found["host"], int(found["port"])), timeout=_KNOCK_S):
+            pass
 
 
 def _describe_nodes(ray: Any) -> list[Node]:

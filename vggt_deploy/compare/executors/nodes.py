@@ -17,6 +17,8 @@ from vggt_deploy.compare.environment import Environment
 from vggt_deploy.errors import CompareError
 
 GRACE_S = 60.0  # for a node to come back, before what needs it has failed
+# A node that has died is listed as alive until it has missed some beats of its heart.
+SUSPECT_S = 30.0
 _POLL_S = 1.0
 
 
@@ -87,7 +89,7 @@ class TimedNodes:
         self._alive = alive
         self._free = Condition()
         self._taken: set[str] = set()
-        self._lost: Counter[str] = Counter()
+        self._lost_at: dict[str, float] = {}
 
     def claim(self, stopped: Callable[[], bool], grace_s: float = GRACE_S) -> Node | None:
         """A node for one job, as soon as one is free; None when `stopped` says so.
@@ -100,12 +102,11 @@ class TimedNodes:
             while not stopped():
                 alive = self._alive()
                 there = [node for node in self._nodes if node.name in alive]
-                free = [node for node in there if node.name not in self._taken]
+                trusted = [node for node in there if not self._suspect(node)] or there
+                free = [node for node in trusted if node.name not in self._taken]
                 if free:
-                    # A node that has just died may still be listed: those that lost none go first.
-                    node = min(free, key=lambda node: self._lost[node.name])
-                    self._taken.add(node.name)
-                    return node
+                    self._taken.add(free[0].name)
+                    return free[0]
                 gone_since = None if there else gone_since or time.monotonic()
                 if gone_since is not None and time.monotonic() - gone_since >= grace_s:
                     raise NoNodeError
@@ -116,5 +117,10 @@ class TimedNodes:
         """Give a node back; `lost`: the job on it was."""
         with self._free:
             self._taken.discard(node.name)
-            self._lost[node.name] += lost
+            if lost:
+                self._lost_at[node.name] = time.monotonic()
             self._free.notify()
+
+    def _suspect(self, node: Node) -> bool:
+        lost_at = self._lost_at.get(node.name)
+        return lost_at is not None and time.monotonic() - lost_at < SUSPECT_S

@@ -1,0 +1,237 @@
+"""A sweep over a Ray cluster of two workers on this machine, one of which is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_comparison import FAKE_WORKER, Fake
+
+from vggt_deploy.compare.executors import opened
+from vggt_deploy.compare.report import REPORT_NAME
+from vggt_deploy.data.eth3d import write_scene
+from vggt_deploy.data.synthetic import render_views
+from vggt_deploy.errors import CompareError, UsageError
+
+pytest.importorskip("ray", reason="the extra `ray` is not installed")
+
+STORE_BYTES = 100 * 2**20
+SCHEMES = "int8_pc_sym,int8_pc_sym+static,int4_g128"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head that runs nothing, and two workers of one CPU each."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    store = {"object_store_memory": STORE_BYTES}
+    made = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **store}
+    )
+    for _ in range(2):
+        made.add_node(num_cpus=1, **store)
+    yield made
+    made.shutdown()
+
+
+class KillsNode(threading.Thread):
+    """Waits for the worker process that hangs, and kills the node that it runs on, at once."""
+
+    def __init__(self, cluster: Any, mark: Path) -> None:
+        super().__init__(daemon=True)
+        self.cluster, self.mark, self.killed = cluster, mark, False
+
+    def run(self) -> None:
+        deadline = time.monotonic() + 60.0
+        while not self.mark.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        raylet = parent_of(int(self.mark.read_text()))
+        for node in list(self.cluster.worker_nodes):
+            if node.all_processes["raylet"][0].process.pid == raylet:
+                self.cluster.remove_node(node, allow_graceful=False)
+                self.killed = True
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+@pytest.fixture(scope="module")
+def two_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    for seed in (1_000_003, 1_000_004):
+        write_scene(folder / f"scene_{seed}", render_views(seed, views=3, height=42, width=56))
+    return folder
+
+
+@pytest.fixture
+def both(cluster: Any) -> Any:
+    """The cluster with both workers, whatever a test before has killed."""
+    while len(cluster.worker_nodes) < 2:
+        cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+    return cluster
+
+
+def sweep(fake: Fake, scenes: Path, **changes: Any) -> Any:
+    request = {"scenes": [scenes], "schemes": SCHEMES, "calibrate": fake.images} | changes
+    return replace(fake, images=None).run(**request)
+
+
+def without_times(folder: Path) -> dict[str, Any]:
+    """The report without what may differ between executors."""
+    report: dict[str, Any] = json.loads((folder / REPORT_NAME).read_text())
+    for name in ("created", "command"):
+        report.pop(name)
+    return report
+
+
+def test_one_worker_killed_the_report_is_that_of_this_machine(
+    fake: Fake, two_scenes: Path, both: Any
+) -> None:
+    """Half way the node dies on which a variant is timed; the job moves to the other node."""
+    sweep(fake, two_scenes)
+    here = without_times(fake.folder)
+    outputs = {path.name: path.read_bytes() for path in (fake.folder / "outputs").iterdir()}
+    fake.folder.rename(fake.folder.with_name("here"))
+    fake.calls()
+
+    fake.plan({"onnxruntime/int8_pc_sym": "hang once"})
+    killer = KillsNode(both, fake.plan_path.with_suffix(".hung"))
+    killer.start()
+    report = sweep(fake, two_scenes, executor="ray", ray_address=both.address)
+    killer.join()
+    assert killer.killed
+    assert [row.failure for row in report.rows] == [None] * len(report.rows)
+    there = without_times(fake.folder)
+    lost = {row["label"]: row["measured"]["notes"] for row in there["rows"]}
+    assert lost["onnxruntime/int8_pc_sym"][0].startswith("its node was lost and it was begun again")
+    for row in there["rows"]:  # others may have been given to the dead node before that was known
+        assert all("its node was lost" in note for note in row["measured"]["notes"])
+        row["measured"]["notes"] = []
+    assert there == here
+    assert outputs == {p.name: p.read_bytes() for p in (fake.folder / "outputs").iterdir()}
+    # Further scenes were jobs of their own; an artifact and the statistics were made once.
+    calls = fake.calls()
+    assert calls.count("measure onnxruntime/int8_pc_sym") == 2
+    assert calls.count("compute torch/int8_pc_sym") == 1
+    assert calls.count("export export/int8_pc_sym") == calls.count("calibrate images") == 1
+
+
+def test_a_variant_that_fails_is_not_begun_again_and_resumes_on_this_machine(
+    fake: Fake, two_scenes: Path, both: Any
+) -> None:
+    fake.plan({"torch/int4_g128": "crash", "onnxruntime/int4_g128": "hang"})
+    report = sweep(fake, two_scenes, executor="ray", ray_address=both.address, timeout_s=5.0)
+    failed = {row.label: row.failure for row in report.rows if row.failure is not None}
+    assert failed.keys() == {"torch/int4_g128", "onnxruntime/int4_g128"}
+    assert "SIGSEGV" in failed["torch/int4_g128"].message
+    assert failed["torch/int4_g128"].tail == ("about to: crash",)
+    assert "time limit" in failed["onnxruntime/int4_g128"].message
+    assert (fake.folder / "logs" / "torch-int4_g128.log").read_text() == "about to: crash\n"
+    calls = fake.calls()
+    assert calls.count("measure torch/int4_g128") == 1
+    fake.plan({})
+    again = sweep(fake, two_scenes, resume=True)
+    assert {row.status for row in again.rows} == {"done"}
+    measured = [call for call in fake.calls() if call.startswith("measure")]
+    assert measured == ["measure torch/int4_g128", "measure onnxruntime/int4_g128"]
+
+
+def test_without_the_reference_all_that_runs_is_ended(
+    fake: Fake, two_scenes: Path, both: Any
+) -> None:
+    fake.plan({"torch/fp32": "crash", "torch/int8_pc_sym": "hang", "torch/int4_g128": "hang"})
+    begun = time.monotonic()
+    with pytest.raises(CompareError, match="the reference, failed: crashed"):
+        sweep(fake, two_scenes, executor="ray", ray_address=both.address, timeout_s=300.0)
+    assert time.monotonic() - begun < 60.0
+
+
+def test_interrupt_ends_the_jobs_on_the_nodes(fake: Fake, two_scenes: Path, both: Any) -> None:
+    fake.plan({"torch/int8_pc_sym": "hang once"})
+    code = f"""
+        from rich.console import Console
+        from vggt_deploy.compare import compare
+        compare(
+            "fake-model", scenes=[{str(two_scenes)!r}], output_dir={str(fake.folder)!r},
+            schemes="int8_pc_sym", runtimes="torch", width=56, threads=1, timeout_s=300.0,
+            console=Console(quiet=True), executor="ray", ray_address={both.address!r},
+            worker_command=({sys.executable!r}, {str(FAKE_WORKER)!r}, {str(fake.plan_path)!r}),
+        )
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    mark = fake.plan_path.with_suffix(".hung")
+    deadline = time.monotonic() + 60.0
+    while not mark.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert b"KeyboardInterrupt" in said
+    deadline = time.monotonic() + 20.0
+    while workers_of(fake) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert workers_of(fake) == []
+
+
+def workers_of(fake: Fake) -> list[str]:
+    """Process ids of fake workers that follow this plan."""
+    return [
+        path.parent.name
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if str(fake.plan_path).encode() in command_line(path)
+        and b"hang" not in command_line(path)
+        and b"-c" not in command_line(path).split(b"\0")
+    ]
+
+
+def command_line(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_what_the_nodes_cannot_run_is_refused_before_anything_starts(
+    fake: Fake, two_scenes: Path, both: Any
+) -> None:
+    request = {"executor": "ray", "ray_address": both.address}
+    with pytest.raises(UsageError, match="2 threads are asked for") as caught:
+        sweep(fake, two_scenes, threads=2, **request)
+    assert "--threads 1" in caught.value.fix
+    with pytest.raises(UsageError, match="tensorrt-rtx/int8_pc_sym is an engine"):
+        sweep(fake, two_scenes, runtimes="torch,tensorrt-rtx", device="rtx4090", **request)
+    assert fake.calls() == []
+    assert not fake.folder.exists()
+
+
+def test_a_comparison_timed_on_another_cpu_finds_no_node(both: Any) -> None:
+    with (
+        pytest.raises(CompareError, match="no node of the cluster is that") as caught,
+        opened("ray", command=("worker",), address=both.address, cpu="Another CPU"),
+    ):
+        pass
+    assert "add such a node" in caught.value.fix
+
+
+def test_no_cluster_at_the_address() -> None:
+    with (
+        pytest.raises(
+            CompareError, match=r"can't join a Ray cluster at '127\.0\.0\.1:1'"
+        ) as caught,
+        opened("ray", command=("worker",), address="127.0.0.1:1"),
+    ):
+        pass
+    assert "ray start --head" in caught.value.fix

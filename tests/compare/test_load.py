@@ -1,0 +1,198 @@
+"""A sweep of 8 variants over 3 scenes, under everything that ends one half way.
+
+Whatever happens to one variant, to the sweep or to the disk: what was finished stays, and the same
+question asked again with `resume` ends with the report of a sweep that nothing happened to, byte
+for byte but for the time of its making.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_comparison import FAKE_WORKER, Fake
+
+from vggt_deploy.compare import ComparisonReport
+from vggt_deploy.compare.report import REPORT_NAME, SUMMARY_NAME
+from vggt_deploy.data.eth3d import write_scene
+from vggt_deploy.data.synthetic import render_views
+
+SCHEMES = "fp32,int8_pc_sym,int4_g128,mixed"
+LABELS = [
+    f"{runtime}/{name}" for runtime in ("torch", "onnxruntime") for name in SCHEMES.split(",")
+]
+PASSING = ("created",)  # all that may differ between two reports of one question
+
+
+@pytest.fixture(scope="session")
+def three_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("three")
+    for seed in (1_000_003, 1_000_004, 1_000_005):
+        write_scene(folder / f"scene_{seed}", render_views(seed, views=3, height=42, width=56))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory, three_scenes: Path) -> Fake:
+    """The sweep, in one folder for all tests of this module: reports name their folder."""
+    folder = tmp_path_factory.mktemp("load")
+    return Fake(folder / "out", three_scenes, folder / "plan.json", pytest.MonkeyPatch())
+
+
+@pytest.fixture(scope="module")
+def untouched(load: Fake) -> dict[str, Any]:
+    """What a sweep leaves that ran through."""
+    load.plan({})
+    sweep(load)
+    return describe(load.folder)
+
+
+@pytest.fixture(autouse=True)
+def fresh(load: Fake) -> None:
+    """Nothing is there, and every variant works."""
+    shutil.rmtree(load.folder, ignore_errors=True)
+    load.plan({})
+    load.calls()
+
+
+def sweep(load: Fake, **changes: Any) -> ComparisonReport:
+    """In this process."""
+    request = {"scenes": [load.images], "schemes": SCHEMES} | changes
+    return replace(load, images=None).run(**request)
+
+
+def spawn(load: Fake, *, resume: bool) -> subprocess.Popen[bytes]:
+    """The same in a process that can be killed."""
+    code = f"""
+        from rich.console import Console
+        from vggt_deploy.compare import compare
+        compare(
+            "fake-model", scenes=[{str(load.images)!r}], output_dir={str(load.folder)!r},
+            schemes={SCHEMES!r}, width=56, threads=1, timeout_s=30.0, resume={resume},
+            console=Console(quiet=True),
+            worker_command=({sys.executable!r}, {str(FAKE_WORKER)!r}, {str(load.plan_path)!r}),
+        )
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE)
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """All that a sweep leaves, without the time of its making."""
+    report = json.loads((folder / REPORT_NAME).read_text())
+    created = [report.pop(name) for name in PASSING]
+    summary = (folder / SUMMARY_NAME).read_text()
+    for value in created:
+        summary = summary.replace(value, "")
+    outputs = {path.name: path.read_bytes() for path in (folder / "outputs").iterdir()}
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    return {
+        "report": json.dumps(report, indent=1),
+        "summary": summary,
+        "outputs": outputs,
+        "files": files,
+    }
+
+
+def rows(folder: Path) -> dict[str, dict[str, Any]]:
+    """The rows that a sweep has kept, by variant; each must be whole."""
+    found = [json.loads(path.read_text()) for path in (folder / "rows").glob("*.json")]
+    return {f"{row['runtime']}/{row['scheme']}": row for row in found}
+
+
+def test_killed_again_and_again_and_resumed_it_ends_with_the_same_report(
+    untouched: dict[str, Any], load: Fake
+) -> None:
+    """SIGKILL of the sweep while it measures the reference, exports, and measures a variant."""
+    kept = []
+    for number, label in enumerate(("torch/fp32", "export/int8_pc_sym", "onnxruntime/int4_g128")):
+        load.plan({label: "signal parent"})
+        process = spawn(load, resume=number > 0)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL, said.decode()
+        kept.append(len(rows(load.folder)))
+    assert kept == [0, 5, 6]
+    assert list((load.folder / "outputs").glob(".*.tmp"))  # what was being written is left
+    load.plan({})
+    load.calls()
+    sweep(load, resume=True)
+    measured = [call for call in load.calls() if call.startswith("measure")]
+    assert measured == [f"measure {label}" for label in LABELS[6:]]
+    assert describe(load.folder) == untouched
+
+
+def test_variants_that_crash_hang_or_eat_memory_leave_the_rest_intact(
+    untouched: dict[str, Any], load: Fake
+) -> None:
+    plan = {
+        "torch/int8_pc_sym": "crash",
+        "torch/int4_g128": "vanish",
+        "torch/mixed": "eat memory",
+        "onnxruntime/fp32": "hang",
+        "export/int8_pc_sym": "killed",
+        "onnxruntime/mixed": "truncated outputs",
+    }
+    words = {
+        "torch/int8_pc_sym": "SIGSEGV",
+        "torch/int4_g128": "left no answer",
+        "torch/mixed": "MemoryError",
+        "onnxruntime/fp32": "time limit",
+        "onnxruntime/int8_pc_sym": "SIGKILL",
+        "onnxruntime/mixed": "can't be read",
+    }
+    load.plan(plan)
+    report = sweep(load, timeout_s=8.0)
+    failed = {row.label: row.failure.message for row in report.rows if row.failure is not None}
+    assert failed.keys() == words.keys()
+    assert [label for label in words if words[label] not in failed[label]] == []
+    before = {row["label"]: row for row in json.loads(untouched["report"])["rows"]}
+    for row in json.loads((load.folder / REPORT_NAME).read_text())["rows"]:
+        if row["label"] not in failed:
+            same = {"ratios": None}  # those name an FP32 that failed here
+            assert row | same == before[row["label"]] | same
+    load.plan({})
+    sweep(load, resume=True)
+    assert describe(load.folder) == untouched
+
+
+def test_two_sweeps_in_one_folder_are_refused(load: Fake) -> None:
+    load.plan({"torch/int4_g128": "hang"})
+    first = spawn(load, resume=False)
+    try:
+        deadline = time.monotonic() + 60.0
+        while len(rows(load.folder)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        second = spawn(load, resume=True)
+        _, said = second.communicate(timeout=60)
+        assert second.returncode == 1
+        assert b"is being written by another process" in said
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.communicate(timeout=30)
+    assert len(rows(load.folder)) == 2
+
+
+def test_a_row_whose_outputs_were_damaged_since_is_measured_again(
+    untouched: dict[str, Any], load: Fake
+) -> None:
+    sweep(load)
+    for name in ("torch-fp32.001.npz", "onnxruntime-mixed.npz"):
+        path = load.folder / "outputs" / name
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(content)
+    load.calls()
+    sweep(load, resume=True)
+    measured = [call for call in load.calls() if call.startswith("measure")]
+    assert measured == ["measure torch/fp32", "measure onnxruntime/mixed"]
+    assert describe(load.folder) == untouched
