@@ -14,6 +14,7 @@ from vggt_deploy.compare.metrics import TensorMetrics
 from vggt_deploy.compare.paired import Difference, TruthLoss
 from vggt_deploy.compare.recommend import loss, recommend, slower_than
 from vggt_deploy.compare.report import Recommendation, Row
+from vggt_deploy.compare.speed import FEWEST_CALLS
 from vggt_deploy.compare.truth import TruthMean
 from vggt_deploy.report.languages import ENGLISH, speaker
 from vggt_deploy.report.languages.speaker import ORIGINAL
@@ -308,3 +309,41 @@ def test_size_and_accuracy_know_no_machine() -> None:
     assert "slower than" not in found["edge"].reason  # than FP32 of another machine: not known
     assert "slower than" in advice((*ROWS[:3], ROWS[4]))["edge"].reason
     assert slower_than(away, ROWS[:3]) == ()
+
+
+# --- what is not sure
+
+
+def test_of_too_few_calls_nothing_is_surely_faster() -> None:
+    """Two calls that took the same time say nothing of the third."""
+
+    def timed(row: Row, calls: int) -> Row:
+        assert row.measured is not None
+        latency = summarize([row.measured.latency.median_ms] * calls)
+        return replace(row, measured=replace(row.measured, latency=latency))
+
+    for calls, label in ((FEWEST_CALLS, ROWS[2].label), (FEWEST_CALLS - 1, ROWS[1].label)):
+        found = advice(tuple(timed(row, calls) for row in ROWS[:3]))
+        assert found["production"].label == label
+        assert found["fastest here"].label == ROWS[2].label
+        for purpose in ("production", "fastest here"):
+            few = "Fewer than 3 calls were timed" in found[purpose].reason
+            assert few == (calls < FEWEST_CALLS)
+
+
+@pytest.mark.parametrize("disturbed", [0, 1, 2])
+def test_beside_other_work_nothing_is_surely_faster(disturbed: int) -> None:
+    """Whether FP32 or the variant was disturbed: the one may look slow, the other may be slow."""
+
+    def beside(row: Row, cpus: float) -> Row:
+        assert row.measured is not None
+        return replace(row, measured=replace(row.measured, others_cpus=cpus))
+
+    rows = tuple(beside(row, 1.0 if i == disturbed else 0.1) for i, row in enumerate(ROWS[:3]))
+    noisy = recommend(rows, random_weights=False, quiet_cpus=0.2)
+    assert noisy[0].label == ROWS[1].label
+    for item in (noisy[0], noisy[3]):
+        assert "Other processes kept CPUs busy while 1 of 3 variants were timed" in item.reason
+    quiet = recommend(rows, random_weights=False, quiet_cpus=2.0)
+    assert quiet[0].label == ROWS[2].label
+    assert "Other processes" not in quiet[0].reason

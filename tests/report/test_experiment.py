@@ -312,6 +312,9 @@ def test_of_one_scene_nothing_is_told() -> None:
     )
     assert none(found, "intervals")
     assert one(limit_findings(report_of(*rows), ENGLISH), "The truth is known of one scene")
+    same = (rows[0], made_row("torch/int8_pc_sym", truth=reference, reference=reference))
+    assert truth_findings(report_of(*same), ENGLISH)[0].endswith("nothing was lost there.")
+    assert truth_findings(report_of(*rows, random=True), ENGLISH) == []
     assert truth_findings(report_of(made_row("torch/fp32")), ENGLISH) == []
 
 
@@ -399,3 +402,13 @@ def test_what_was_not_measured_is_named() -> None:
     assert unmeasured_findings(single, ENGLISH) == [
         "Outputs that were not asked for: depth, points."
     ]
+
+
+def test_noisy_times_are_not_sure() -> None:
+    fast = row("onnxruntime/int8_pc_sym")
+    assert fast.measured is not None
+    noisy = replace(fast, measured=replace(fast.measured, others_cpus=1.0))
+    assert one(speed_findings(report_of(FP32, fast), ENGLISH), "Surely faster")
+    found = speed_findings(report_of(FP32, noisy), ENGLISH)
+    assert none(found, "Surely faster")
+    assert one(found, "Faster than every FP32 variant by the median, not surely")

@@ -9,8 +9,8 @@ The loss of a row, and the gates that it is held against, are those of `loss.py`
     edge            an artifact, within the gates: the smallest on disk. If it is slower than FP32,
                     the reason says so: it is chosen for its size alone
 
-Surely faster: its median is below the fastest single call of the other. A median can be lifted by
-whatever else ran on the machine; a single call can't be faster than the work takes.
+What is surely faster, `speed.py` says: the median below the fastest single call of the other, of
+enough calls, on a quiet machine.
 
 A row with NaN or infinite outputs is never recommended, nor one without latency or accuracy (an
 engine that could not be run here). A variant slower than an FP32 variant in the same run is never
@@ -34,6 +34,15 @@ from vggt_deploy.compare.loss import (
 )
 from vggt_deploy.compare.paired import Difference
 from vggt_deploy.compare.report import Purpose, Recommendation, Row, Said, ratios
+from vggt_deploy.compare.speed import (
+    FEWEST_CALLS,
+    Times,
+    fp32,
+    median,
+    slower_than,
+    surely_faster,
+    times_of,
+)
 
 __all__ = [
     "ENOUGH_SCENES",
@@ -44,8 +53,6 @@ __all__ = [
     "loss",
     "recommend",
     "slower_than",
-    "surely_faster",
-    "timed_together",
 ]
 
 
@@ -76,28 +83,23 @@ def _quantity(name: Said, lost: Difference) -> Said:
     return Said.of("{name} {mean} ({low} to {high})", name=name, mean=mean, **interval)
 
 
-def recommend(rows: tuple[Row, ...], *, random_weights: bool) -> tuple[Recommendation, ...]:
-    """The four recommendations; `rows[0]` is PyTorch FP32, which is always measured."""
+def recommend(
+    rows: tuple[Row, ...], *, random_weights: bool, quiet_cpus: float | None = None
+) -> tuple[Recommendation, ...]:
+    """The four recommendations; `rows[0]` is PyTorch FP32, which is always measured.
+
+    quiet_cpus: more CPUs than these, kept busy by other processes, make a time unsure.
+    """
     usable = [row for row in rows if row.measured is not None and row.accuracy and row.finite]
     artifacts = [row for row in usable if row.runtime != "torch"]
     within = [row for row in artifacts if random_weights or _passes(row)]
-    here, away = timed_together(usable, rows[0])
-    timed = [row for row in within if row in here]
+    times = times_of(usable, rows[0], quiet_cpus)
     return (
-        _production(timed, here, [row for row in artifacts if row in here], random_weights, away),
+        _production(within, times, random_weights),
         _edge(within, usable, artifacts, random_weights),
         _accuracy(usable, random_weights),
-        _fastest(here, random_weights, away),
+        _fastest(times, random_weights),
     )
-
-
-def timed_together(rows: Iterable[Row], reference: Row) -> tuple[list[Row], list[Row]]:
-    """Rows timed on the kind of machine that the reference was timed on, and the others, whose
-    times are never held against it.
-    """
-    rows = list(rows)
-    here = [row for row in rows if row.machine == reference.machine]
-    return here, [row for row in rows if row not in here]
 
 
 def _advice(purpose: Purpose, label: str | None, *said: Said | None) -> Recommendation:
@@ -120,31 +122,10 @@ def _passes(row: Row) -> bool:
     return found is not None and found[0] <= 1.0
 
 
-def _median(row: Row) -> float:
-    assert row.measured is not None
-    return row.measured.latency.median_ms
-
-
 def _bytes(row: Row) -> int:
     assert row.measured is not None
     assert row.measured.disk_bytes is not None
     return row.measured.disk_bytes
-
-
-def _fp32(rows: Iterable[Row]) -> list[Row]:
-    return [row for row in rows if row.scheme == "fp32"]
-
-
-def slower_than(row: Row, rows: Iterable[Row]) -> tuple[str, ...]:
-    """Labels of the FP32 variants that this one is not faster than."""
-    together = (r for r in _fp32(rows) if r is not row and r.machine == row.machine)
-    return tuple(other.label for other in together if _median(other) <= _median(row))
-
-
-def surely_faster(row: Row, rows: Iterable[Row]) -> bool:
-    """Whether the median is below the fastest call of every FP32 variant."""
-    others = [r.measured for r in _fp32(rows) if r is not row]
-    return all(_median(row) < other.latency.min_ms for other in others if other is not None)
 
 
 def _spread(row: Row, other: Row) -> Said | None:
@@ -152,7 +133,7 @@ def _spread(row: Row, other: Row) -> Said | None:
     assert row.measured is not None
     assert other.measured is not None
     spread = max(row.measured.latency.iqr_ms, other.measured.latency.iqr_ms)
-    if abs(_median(row) - _median(other)) > spread:
+    if abs(median(row) - median(other)) > spread:
         return None
     return Said.of(
         "The difference is within the spread of the samples (IQR): measure with more repeats."
@@ -169,14 +150,37 @@ def _unknown(row: Row, usable: Iterable[Row]) -> Said | None:
     )
 
 
-def _elsewhere(away: list[Row]) -> Said | None:
+def _elsewhere(times: Times) -> Said | None:
     """A warning where rows were timed on another kind of machine than PyTorch FP32."""
-    if not away:
+    if not times.away:
         return None
     return Said.of(
         "Timed on another kind of machine, so not held against these: {labels}.",
-        labels=tuple(Said.of("{label}", label=row.label) for row in away),
+        labels=tuple(Said.of("{label}", label=row.label) for row in times.away),
     )
+
+
+def _doubts(times: Times) -> tuple[Said, ...]:
+    """Why nothing may be surely faster."""
+    doubts: tuple[Said, ...] = ()
+    if times.few:
+        doubts += (
+            Said.of(
+                "Fewer than {least} calls were timed, so nothing is surely faster: measure with "
+                "more repeats.",
+                least=str(FEWEST_CALLS),
+            ),
+        )
+    if times.noisy:
+        doubts += (
+            Said.of(
+                "Other processes kept CPUs busy while {n} of {all} variants were timed, so none "
+                "of these is surely faster: repeat on a quiet machine.",
+                n=str(len(times.noisy)),
+                all=str(len(times.rows)),
+            ),
+        )
+    return doubts
 
 
 def _named(name: str) -> Said:
@@ -200,20 +204,15 @@ def _none_within(artifacts: list[Row]) -> Said:
     )
 
 
-def _production(
-    within: list[Row],
-    usable: list[Row],
-    artifacts: list[Row],
-    random_weights: bool,
-    away: list[Row],
-) -> Recommendation:
-    caveat = (_caveat(random_weights), _elsewhere(away))
-    fast = [row for row in within if row.scheme != "fp32" and surely_faster(row, usable)]
+def _production(within: list[Row], times: Times, random_weights: bool) -> Recommendation:
+    timed = [row for row in within if row in times.rows]
+    fast = [row for row in timed if row.scheme != "fp32" and surely_faster(row, times)]
     if fast:
-        return _fast_enough(fast, usable, random_weights, away)
-    floats = [row for row in within if row.scheme == "fp32"]
+        return _fast_enough(fast, times, random_weights)
+    caveats = (*_doubts(times), _caveat(random_weights), _elsewhere(times))
+    floats = [row for row in timed if row.scheme == "fp32"]
     if floats:
-        chosen = min(floats, key=_median)
+        chosen = min(floats, key=median)
         why = (
             Said.of("no other artifact is surely faster than FP32 on this machine.")
             if random_weights
@@ -221,25 +220,24 @@ def _production(
                 "no other artifact is within the gates and surely faster than FP32 on this machine."
             )
         )
-        own = Said.of("This one is the FP32 artifact, median {ms} ms.", ms=f"{_median(chosen):.4g}")
-        return _advice("production", chosen.label, why, own, *caveat)
-    if within:
+        own = Said.of("This one is the FP32 artifact, median {ms} ms.", ms=f"{median(chosen):.4g}")
+        return _advice("production", chosen.label, why, own, *caveats)
+    if timed:
         why = Said.of("no artifact is surely faster than FP32 in PyTorch on this machine.")
-        return _advice("production", None, why, *caveat)
-    return _advice("production", None, _none_within(artifacts), _elsewhere(away))
+        return _advice("production", None, why, *caveats)
+    artifacts = [row for row in times.rows if row.runtime != "torch"]
+    return _advice("production", None, _none_within(artifacts), _elsewhere(times))
 
 
-def _fast_enough(
-    fast: list[Row], usable: list[Row], random_weights: bool, away: list[Row]
-) -> Recommendation:
+def _fast_enough(fast: list[Row], times: Times, random_weights: bool) -> Recommendation:
     """Of the artifacts that are surely faster than FP32: the fastest, or a smaller one as fast."""
-    best = min(_median(row) for row in fast)
-    chosen = min((row for row in fast if _median(row) <= 1.02 * best), key=_bytes)
-    nearest = min(_fp32(usable), key=_median)
+    best = min(median(row) for row in fast)
+    chosen = min((row for row in fast if median(row) <= 1.02 * best), key=_bytes)
+    nearest = min(fp32(times.rows), key=median)
     facts = Said.of(
         "median {median} ms, {times} x the speed of {nearest}, {size} MB on disk",
-        median=f"{_median(chosen):.4g}",
-        times=f"{_median(nearest) / _median(chosen):.2f}",
+        median=f"{median(chosen):.4g}",
+        times=f"{median(nearest) / median(chosen):.2f}",
         nearest=nearest.label,
         size=f"{_bytes(chosen) / 1e6:.4g}",
     )
@@ -248,7 +246,7 @@ def _fast_enough(
         if random_weights
         else Said.of("the fastest artifact within the gates: {facts}.", facts=facts)
     )
-    warnings = (_spread(chosen, nearest), _unknown(chosen, usable), _elsewhere(away))
+    warnings = (_spread(chosen, nearest), _unknown(chosen, times.rows), _elsewhere(times))
     judged = _caveat(random_weights) or _by_truth(chosen)
     return _advice("production", chosen.label, why, *warnings, judged)
 
@@ -294,28 +292,30 @@ def _accuracy(usable: list[Row], random_weights: bool) -> Recommendation:
     return _advice("best accuracy", None, why, alone)
 
 
-def _fastest(usable: list[Row], random_weights: bool, away: list[Row]) -> Recommendation:
-    order = sorted(usable, key=_median)
+def _fastest(times: Times, random_weights: bool) -> Recommendation:
+    order = sorted(times.rows, key=median)
     chosen = order[0]
     said: list[Said | None] = [
-        Said.of("the lowest median latency: {ms} ms.", ms=f"{_median(chosen):.4g}")
+        Said.of("the lowest median latency: {ms} ms.", ms=f"{median(chosen):.4g}")
     ]
     if len(order) > 1:
         after = order[1]
         said += [
-            Said.of("Next: {label}, {ms} ms.", label=after.label, ms=f"{_median(after):.4g}"),
+            Said.of("Next: {label}, {ms} ms.", label=after.label, ms=f"{median(after):.4g}"),
             _spread(chosen, after),
         ]
     if chosen.scheme == "fp32":
         said.append(Said.of("No scheme is faster than FP32 on this machine."))
-    elif not surely_faster(chosen, usable):
+    elif _doubts(times):
+        said += _doubts(times)
+    elif not surely_faster(chosen, times):
         said.append(
             Said.of(
                 "Not surely faster than FP32: single calls of FP32 took no longer. Measure again, "
                 "with more repeats, on a quiet machine."
             )
         )
-    said += [_unknown(chosen, usable), _elsewhere(away)]
+    said += [_unknown(chosen, times.rows), _elsewhere(times)]
     found = loss(chosen)
     if not random_weights and chosen.scheme != "fp32" and found is not None and found[0] > 1.0:
         said.append(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vggt_deploy.compare.recommend import slower_than
 from vggt_deploy.compare.report import ComparisonReport, Row
+from vggt_deploy.compare.speed import slower_than
 from vggt_deploy.report.languages import Speaker
 from vggt_deploy.report.text import Grid, fixed, megabytes, number, pad, wrap
 

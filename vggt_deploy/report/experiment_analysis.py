@@ -13,11 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from vggt_deploy.compare.loss import loss
 from vggt_deploy.compare.paired import CONFIDENCE, Difference
-from vggt_deploy.compare.recommend import loss, slower_than, surely_faster, timed_together
 from vggt_deploy.compare.report import ComparisonReport, Row
+from vggt_deploy.compare.speed import median, slower_than, surely_faster
 from vggt_deploy.compare.truth_clouds import LOSS_TOLERANCE_M
 from vggt_deploy.report.languages import Speaker
+from vggt_deploy.report.question_sections import report_times
 from vggt_deploy.report.text import fixed, megabytes, number, signed
 
 AS_SMALL = 1.01  # times the smallest
@@ -30,11 +32,6 @@ def _timed(report: ComparisonReport) -> list[Row]:
 def _artifacts(report: ComparisonReport) -> list[Row]:
     """Finished artifacts and engines, which have a size on disk."""
     return [row for row in _timed(report) if row.runtime != "torch" and row.disk_bytes]
-
-
-def _median(row: Row) -> float:
-    assert row.measured is not None
-    return row.measured.latency.median_ms
 
 
 def _bytes(row: Row) -> int:
@@ -83,9 +80,10 @@ def size_findings(report: ComparisonReport, say: Speaker) -> list[str]:
 
 def speed_findings(report: ComparisonReport, say: Speaker) -> list[str]:
     """What is fastest, and what of it is sure."""
-    timed, _ = timed_together(_timed(report), report.reference)
+    times = report_times(report)
+    timed = times.rows
     others = [row for row in timed if row.scheme != "fp32"]
-    fastest = min(timed, key=_median)
+    fastest = min(timed, key=median)
     reference = report.reference
     found = []
     if fastest is not reference:
@@ -94,16 +92,16 @@ def speed_findings(report: ComparisonReport, say: Speaker) -> list[str]:
                 "The lowest median latency is that of {label}: {ms} ms, {times} x the speed of "
                 "PyTorch FP32 ({reference} ms).",
                 label=fastest.label,
-                ms=fixed(_median(fastest), 1),
-                times=fixed(_median(reference) / _median(fastest)),
-                reference=fixed(_median(reference), 1),
+                ms=fixed(median(fastest), 1),
+                times=fixed(median(reference) / median(fastest)),
+                reference=fixed(median(reference), 1),
             )
         )
     else:
         found.append(
-            say("No variant is faster than PyTorch FP32 ({ms} ms).", ms=fixed(_median(fastest), 1))
+            say("No variant is faster than PyTorch FP32 ({ms} ms).", ms=fixed(median(fastest), 1))
         )
-    sure = [row for row in others if surely_faster(row, timed)]
+    sure = [row for row in others if surely_faster(row, times)]
     slower = [row for row in others if slower_than(row, timed)]
     unsure = [row for row in others if row not in sure and row not in slower]
     for rows, sentence in (
@@ -144,7 +142,11 @@ def _unknown_fp32(report: ComparisonReport, say: Speaker) -> list[str]:
 
 
 def truth_findings(report: ComparisonReport, say: Speaker) -> list[str]:
-    """Which losses by the truth have an interval without 0; nothing where no truth is known."""
+    """Which losses by the truth have an interval without 0; nothing where no truth is known, or the
+    weights are random.
+    """
+    if report.random_weights:
+        return []
     rows = [row for row in report.rows if row.truth_loss and row is not report.reference]
     quantities = (
         ("AUC@30", "auc_30"),
@@ -183,6 +185,8 @@ def _told(losses: Sequence[tuple[Row, Difference]], say: Speaker) -> list[str]:
     """One quantity: whose interval is above 0, whose below, whose holds it."""
     if all(lost.low is None for _, lost in losses):
         row, lost = max(losses, key=lambda item: item[1].mean)
+        if signed(lost.mean) == "0" or lost.mean < 0.0:
+            return [say("of one scene there is no interval; nothing was lost there.")]
         return [
             say(
                 "of one scene there is no interval; the largest loss is that of {label} ({lost}).",
@@ -308,14 +312,15 @@ def trade_findings(report: ComparisonReport, say: Speaker) -> list[str]:
     """Of the artifacts within the gates, those that no other one beats in size and speed at once,
     and with trained weights in loss as well.
     """
-    here, _ = timed_together(_artifacts(report), report.reference)
+    timed = report_times(report).rows
+    here = [row for row in _artifacts(report) if row in timed]
     if report.random_weights:
-        points = [(row, (_bytes(row), _median(row))) for row in here if row.finite]
+        points = [(row, (_bytes(row), median(row))) for row in here if row.finite]
         front = _labels(_front(points), say)
         text = say("Not beaten in size and median latency at once: {labels}.", labels=front)
         return [text] if len(points) > 1 else []
     judged = [
-        (row, (_bytes(row), _median(row), found[0]))
+        (row, (_bytes(row), median(row), found[0]))
         for row in here
         if row.finite and (found := loss(row)) is not None and found[0] <= 1.0
     ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from vggt_deploy.compare.contention import NOISY_SHARE
-from vggt_deploy.compare.recommend import ENOUGH_SCENES, timed_together
+from vggt_deploy.compare.recommend import ENOUGH_SCENES
 from vggt_deploy.compare.report import ComparisonReport
+from vggt_deploy.compare.speed import FEWEST_CALLS, Times, times_of
 from vggt_deploy.report.languages import ENGLISH, Speaker
 from vggt_deploy.report.text import entry
 
-FEWEST_CALLS = 3
 _NAME = 9
 _WIDTH = 110
 
@@ -150,25 +150,24 @@ def calibration_notes(report: ComparisonReport, say: Speaker = ENGLISH) -> list[
 
 def timing_notes(report: ComparisonReport, say: Speaker = ENGLISH) -> list[str]:
     """What speaks against trusting the times: too few calls, or other work on the same CPUs."""
-    measured = [(row.label, row.measured) for row in report.rows if row.measured is not None]
+    times = report_times(report)
     found = []
-    if measured and min(m.latency.n for _, m in measured) < FEWEST_CALLS:
+    if times.few:
         found.append(
             say(
                 "Fewer than {n} timed calls: the times have no spread worth the name.",
                 n=FEWEST_CALLS,
             )
         )
-    limit = NOISY_SHARE * report.environment.usable_cpus
-    busy = [(label, m.others_cpus) for label, m in measured if (m.others_cpus or 0.0) > limit]
+    busy = [(row.label, row.measured.others_cpus or 0.0) for row in times.noisy if row.measured]
     if busy:
-        worst, cpus = max(busy, key=lambda item: item[1] or 0.0)
+        worst, cpus = max(busy, key=lambda item: item[1])
         found.append(
             say(
                 "NOISY TIMES: other processes kept CPUs busy while {n} of {all} variants were "
                 "timed (most: {cpus} CPUs, {worst}). Repeat on a quiet machine.",
                 n=len(busy),
-                all=len(measured),
+                all=len(times.rows),
                 cpus=f"{cpus:.1f}",
                 worst=worst,
             )
@@ -176,17 +175,22 @@ def timing_notes(report: ComparisonReport, say: Speaker = ENGLISH) -> list[str]:
     return found
 
 
+def report_times(report: ComparisonReport) -> Times:
+    """The rows that were timed, by what may be held against what."""
+    measured = [row for row in report.rows if row.measured is not None]
+    quiet = NOISY_SHARE * report.environment.usable_cpus
+    return times_of(measured, report.reference, quiet)
+
+
 def machine_notes(report: ComparisonReport, say: Speaker = ENGLISH) -> list[str]:
     """Rows that were timed elsewhere: no ratio holds them against PyTorch FP32."""
-    timed = [row for row in report.rows if row.measured is not None]
-    _, away = timed_together(timed, report.reference)
     return [
         say(
             "{label} was timed on another kind of machine than PyTorch FP32: {machine}.",
             label=row.label,
             machine=row.machine or "-",
         )
-        for row in away
+        for row in report_times(report).away
     ]
 
 

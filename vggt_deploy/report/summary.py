@@ -29,7 +29,6 @@ from vggt_deploy.report.truth_sections import truth_sections
 
 LINE = 115
 _PURPOSE = 15
-_NAME = 10
 _HOW = 92
 
 
@@ -106,6 +105,8 @@ def _changes(report: ComparisonReport, say: Speaker) -> list[str]:
 
 def _how(report: ComparisonReport, say: Speaker) -> list[str]:
     lines = []
-    for name, text in how_entries(report, say):
-        lines += entry(name, text, name_width=_NAME, width=_HOW)
+    entries = how_entries(report, say)
+    name_width = max(cell_len(name) for name, _ in entries)
+    for name, text in entries:
+        lines += entry(name, text, name_width=name_width + 1, width=_HOW)
     return [*lines, *(line for note in measured_notes(report, say) for line in wrap(note, LINE))]
