@@ -475,6 +475,7 @@ def test_holm_by_hand() -> None:
     assert holm([]) == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_holm_never_helps_and_keeps_the_order(values: list[float]) -> None:
     adjusted = holm(values)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_reports import failed_row, made_report, made_row, made_truth
 
@@ -128,17 +128,17 @@ def _numbers(value: Any) -> set[float]:
 @pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\t=1"])
 def test_no_text_is_run_as_a_formula(name: str) -> None:
     report = made_report(made_row("torch/fp32"), failed_row(LABEL, message=name))
-    cell = read(csv_text(report))[1]["failure"]
-    assert cell[0] not in "=+-@\t" or name.startswith("\t")
-    assert cell.lstrip("'").split() == name.split()
+    assert read(csv_text(report))[1]["failure"] == f"'{' '.join(name.split())}"
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=40))
 def test_any_text_stays_in_its_cell(text: str) -> None:
     report = made_report(made_row("torch/fp32"), failed_row(LABEL, message=text))
     lines = read(csv_text(report))
     assert len(lines) == 2
-    assert lines[1]["failure"].removeprefix("'").split() == text.split()
+    plain = " ".join(text.split())
+    assert lines[1]["failure"] == (f"'{plain}" if plain[:1] in ("=", "+", "-", "@") else plain)
 
 
 def test_a_negative_number_stays_a_number() -> None:

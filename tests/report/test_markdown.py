@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_reports import failed_row, made_report, made_row, made_truth
 from markdown_it import MarkdownIt
@@ -166,6 +166,7 @@ def test_hostile_names_are_inert() -> None:
     assert {"link_open", "image", "html_inline", "em_open"} <= {token.type for token in twin}
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=60))
 def test_any_text_comes_out_as_it_went_in(text: str) -> None:
     """One line of plain text, or one code span."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_reports import failed_row, made_report, made_row, made_truth
 from matplotlib.figure import Figure
@@ -104,6 +104,7 @@ def test_what_nobody_measured_is_said() -> None:
     assert text.get_text() == "not measured"
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60), st.floats(0.001, 0.3))
 def test_spread_out_keeps_the_order_the_gap_and_the_room(values: list[float], gap: float) -> None:
     wanted = sorted(values)
