@@ -99,6 +99,14 @@ def test_a_bar_for_each_number_and_its_value_beside_it() -> None:
     assert [tick.get_text() for tick in latency.get_yticklabels()] == ["fp32", "int8_pc_sym"]
 
 
+def test_noisy_times_are_called_so() -> None:
+    row = made_row("torch/fp32")
+    assert row.measured is not None
+    busy = replace(row, measured=replace(row.measured, others_cpus=1.5))
+    assert plots_figure(made_report(row)).axes[1].get_title() == "Latency, 5 calls, 2 threads"
+    assert "(noisy: " in plots_figure(made_report(busy)).axes[1].get_title()
+
+
 def test_what_nobody_measured_is_said() -> None:
     (text,) = plots_figure(made_report(made_row("torch/fp32"))).axes[2].texts
     assert text.get_text() == "not measured"

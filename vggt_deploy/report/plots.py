@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vggt_deploy.compare.contention import NOISY_SHARE
 from vggt_deploy.compare.paired import Difference
 from vggt_deploy.compare.report import PLOTS_NAME, ComparisonReport, Row
 
@@ -111,7 +112,12 @@ def plots_figure(report: ComparisonReport) -> Figure:
 
 def _calls(report: ComparisonReport) -> str:
     threads = report.question["threads"]
-    return f"{report.question['repeats']} calls, {threads} thread{'s' if threads > 1 else ''}"
+    limit = NOISY_SHARE * report.environment.usable_cpus
+    noisy = any(row.measured and (row.measured.others_cpus or 0.0) > limit for row in report.rows)
+    return (
+        f"{report.question['repeats']} calls, {threads} thread{'s' if threads > 1 else ''}"
+        f"{' (noisy: other processes were busy)' if noisy else ''}"
+    )
 
 
 def _title(report: ComparisonReport) -> str:
