@@ -290,15 +290,19 @@ def test_depth_of_the_pictures_own_pixels_goes_first(copy: Path) -> None:
 
 
 def test_masks_of_the_shot_pictures_with_depth_of_the_undistorted(copy: Path) -> None:
-    """Each file by its own camera."""
+    """Each file by its own camera; beyond the shot picture nothing is masked."""
     own = copy / "ground_truth_depth" / "dslr_images_undistorted"
     own.mkdir()
     for name in NAMES:
         np.full((413, 620), 3.5, "<f4").tofile(own / name)
+    wide = ColmapCamera(0, "PINHOLE", 620, 413, (300.0, 300.0, 311.672, 206.252))
+    colmap.write_cameras(copy / "dslr_calibration_undistorted" / "cameras.txt", [wide])
     found = read(copy, bits=1)
     assert found.truth.depth is not None
-    expected = masked(found, lambda columns: columns < 100)
-    np.testing.assert_array_equal(np.isinf(found.truth.depth[0]), expected)
+    first = found.batch.placements[0]
+    (_, columns), inside = source_pixels(wide, SHOT, first, 98, 154)
+    assert 0.02 < (~inside).mean() < 0.4
+    np.testing.assert_array_equal(np.isinf(found.truth.depth[0]), inside & (columns < 100))
     assert np.isfinite(found.truth.depth[2]).all()
 
 
@@ -520,6 +524,20 @@ def test_a_lens_in_a_folder_of_colmap_text(shot_scene: Path, tmp_path: Path) -> 
     back = np.stack([341.0 * x * bent + 304.129, 341.0 * y * bent + 201.407], axis=-1)
     assert np.abs(back - at).max() < 1e-4
     assert np.abs(341.0 * truth.rays[0] + (304.129, 201.407) - at).max() > 1  # no lens
+
+
+def test_where_the_lens_has_no_ray_there_is_no_depth(shot_scene: Path, tmp_path: Path) -> None:
+    """A calibration that folds back before the picture's corners: their depth has no place."""
+    shutil.copytree(shot_scene, tmp_path / "court")
+    folding = (*SHOT.params[:4], -0.45, *[0.0] * 7)
+    camera = ColmapCamera(0, "THIN_PRISM_FISHEYE", 604, 403, folding)
+    colmap.write_cameras(tmp_path / "court" / "dslr_calibration_jpg" / "cameras.txt", [camera])
+    truth = read(tmp_path / "court" / "images" / "dslr_images").truth
+    assert truth.rays is not None
+    assert truth.depth is not None
+    lost = np.isnan(truth.rays).any(axis=-1)
+    assert 0.01 < lost.mean() < 0.9
+    np.testing.assert_array_equal(np.isinf(truth.depth), lost)
 
 
 # --- folders of the archives' names
