@@ -3,80 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from made_experiments import FP32, report_of, row, truths
 from made_reports import failed_row, made_report, made_row, made_truth
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
-from vggt_deploy.compare.recommend import recommend
-from vggt_deploy.compare.report import EXPERIMENT_NAME, ComparisonReport, Row
+from vggt_deploy.compare.report import EXPERIMENT_NAME, ComparisonReport
 from vggt_deploy.compare.state import Folder
-from vggt_deploy.compare.truth import TruthMetrics
 from vggt_deploy.report.experiment import escaped, experiment_text, write_experiment
-from vggt_deploy.report.experiment_analysis import (
-    by_chance,
-    failure_findings,
-    gate_findings,
-    size_findings,
-    speed_findings,
-    trade_findings,
-    treatment_findings,
-    truth_findings,
-)
-from vggt_deploy.report.experiment_limits import limit_findings, unmeasured_findings
-from vggt_deploy.report.languages import ENGLISH, speaker
+from vggt_deploy.report.languages import ENGLISH
 from vggt_deploy.report.truth_sections import SCENES_A_TABLE, loss_grids, scene_grids
-
-MODEL = {"spec": "vggt-nano", "config": "vggt-nano", "revision": None, "sha256": "a" * 64}
-
-
-def truths(*auc_30: float) -> list[TruthMetrics]:
-    return [made_truth(value) for value in auc_30]
-
-
-REFERENCE = truths(60.0, 70.0, 80.0)
-FP32 = made_row("torch/fp32", truth=REFERENCE, error=0.0)
-
-
-def row(
-    label: str,
-    ms: Sequence[float] = (50.0, 51.0, 52.0),
-    *,
-    mb: float | None = 2.0,
-    auc_30: Sequence[float] = (60.0, 70.0, 80.0),
-    error: float = 0.001,
-) -> Row:
-    size = None if mb is None else round(mb * 1e6)
-    return made_row(
-        label, samples=ms, disk_bytes=size, truth=truths(*auc_30), reference=REFERENCE, error=error
-    )
-
-
-def report_of(*rows: Row, random: bool = False, **question: Any) -> ComparisonReport:
-    return made_report(
-        *rows,
-        recommendations=recommend(rows, random_weights=random),
-        model={**MODEL, "kind": "random" if random else "package"},
-        **question,
-    )
-
-
-def one(found: Sequence[str], start: str) -> str:
-    """The sentence that begins so, which must be there once."""
-    (sentence,) = [text for text in found if text.startswith(start)]
-    return sentence
-
-
-def none(found: Sequence[str], part: str) -> bool:
-    return not any(part in text for text in found)
-
-
-# --- the whole text
 
 
 def text_of(report: ComparisonReport, folder: Path = Path("nowhere"), language: Any = "en") -> str:
@@ -103,12 +43,21 @@ def test_the_parts_in_their_order() -> None:
     assert chinese[1:2] == ["## 1 实验设置"]
 
 
-def test_tables_have_as_many_cells_in_every_line() -> None:
-    for block in text_of(FULL).split("\n\n"):
-        lines = block.splitlines()
-        if lines[0].startswith("|"):
-            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
-            assert set(lines[1]) <= set("| :-")
+def parsed(text: str) -> list[Token]:
+    """As GitHub reads it, HTML and all."""
+    tokens = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(text)
+    return [one for token in tokens for one in (token, *(token.children or ()))]
+
+
+def test_it_is_markdown_with_tables_and_nothing_odd() -> None:
+    tokens = parsed(text_of(FULL))
+    kinds = {token.type for token in tokens}
+    assert kinds.isdisjoint({"html_block", "html_inline", "link_open", "code_block", "s_open"})
+    tables = sum(token.type == "table_open" for token in tokens)
+    assert tables == len(re.findall(r"^\| :-", text_of(FULL), re.MULTILINE)) >= 14
+    headings = [token.tag for token in tokens if token.type == "heading_open"]
+    assert headings.count("h1") == 1
+    assert headings.count("h2") == 5
 
 
 def test_numbers_are_those_of_the_report() -> None:
@@ -189,226 +138,18 @@ def test_what_was_not_measured_is_not_there() -> None:
 
 
 def test_hostile_names_stay_text() -> None:
-    name = "<script>|`x`[a](b)*"
-    hostile = made_row("torch/fp32", truth=REFERENCE)
+    """A scene may be called whatever a folder may, and an error may say anything."""
+    name = "<script>|`x`[a](b)*c*&lt;\n# d ~~e~~"
+    hostile = made_row("torch/fp32", truth=[made_truth(60.0), made_truth(70.0)])
     scenes = tuple(replace(scene, name=name) for scene in hostile.scenes)
-    report = made_report(replace(hostile, scenes=scenes), notes=(name,), recommendations=())
-    text = text_of(report)
-    assert "<script>" not in text.replace(r"\<script\>", "")
-    assert escaped(name) in text
+    rows = (replace(hostile, scenes=scenes), failed_row("torch/mixed", message=name))
+    text = text_of(made_report(*rows, notes=(name,), recommendations=()))
+    tokens = parsed(text)
+    shown = [token.content for token in tokens if token.type == "inline"]
+    assert any(token.content == name.replace("\n", " ") for token in parsed(escaped(name)))
+    assert len(shown) > 50
+    kinds = {token.type for token in tokens}
+    harmful = {"html_block", "html_inline", "link_open", "em_open", "s_open", "code_inline"}
+    assert kinds.isdisjoint(harmful)
+    assert harmful & {token.type for token in parsed(name)}  # unescaped it would be
     assert escaped("int8_pc_sym") == "int8_pc_sym"
-
-
-# --- the analysis: each sentence with a twin that makes it go away, or say the opposite
-
-
-def test_the_smallest() -> None:
-    small, large = row("onnxruntime/int4_g128", mb=1.0), row("onnxruntime/int8_pc_sym", mb=2.0)
-    found = size_findings(report_of(FP32, small, large), ENGLISH)
-    (sentence,) = found
-    assert sentence == (
-        "The smallest artifact is onnxruntime/int4_g128: 1.00 MB, 8.00 x smaller than the FP32 "
-        "weights in memory."
-    )
-    near = row("onnxruntime/int8_pc_sym", mb=1.009)
-    (within,) = size_findings(report_of(FP32, small, near), ENGLISH)[1:]
-    assert within == "Within 1 % of that size: onnxruntime/int8_pc_sym."
-    huge = row("onnxruntime/int8_pc_sym", mb=9.0)
-    (larger,) = size_findings(report_of(FP32, small, huge), ENGLISH)[1:]
-    assert larger == "Larger than the FP32 weights in memory: onnxruntime/int8_pc_sym."
-    torch_alone = report_of(FP32, row("torch/int8_pc_sym", mb=None))
-    assert "No artifact ran" in size_findings(torch_alone, ENGLISH)[0]
-
-
-@pytest.mark.parametrize(
-    "ms, start",
-    [
-        ((50.0, 51.0, 52.0), "Surely faster"),  # FP32: 100 to 104
-        ((50.0, 101.0, 150.0), "Faster than every FP32 variant by the median, not surely"),
-        ((150.0, 151.0, 152.0), "Not faster than at least one"),
-    ],
-)
-def test_speed_is_sure_or_not(ms: Sequence[float], start: str) -> None:
-    found = speed_findings(report_of(FP32, row("torch/int8_pc_sym", ms)), ENGLISH)
-    sentence = one(found, start)
-    assert sentence.endswith("(1 of 1): torch/int8_pc_sym.")
-    assert len(found) == 2
-
-
-def test_the_fastest_is_named_or_nobody_is() -> None:
-    fast = speed_findings(report_of(FP32, row("torch/int8_pc_sym", (51.0,) * 3)), ENGLISH)
-    assert "that of torch/int8_pc_sym: 51.0 ms, 2.00 x the speed of PyTorch FP32 (102.0" in fast[0]
-    slow = speed_findings(report_of(FP32, row("torch/int8_pc_sym", (510.0,) * 3)), ENGLISH)
-    assert slow[0] == "No variant is faster than PyTorch FP32 (102.0 ms)."
-
-
-def test_a_runtime_without_its_own_fp32_is_said() -> None:
-    rows = (FP32, row("onnxruntime/int8_pc_sym"))
-    assert one(speed_findings(report_of(*rows), ENGLISH), "onnxruntime/fp32 was not measured")
-    known = speed_findings(report_of(*rows, row("onnxruntime/fp32")), ENGLISH)
-    assert none(known, "was not measured")
-
-
-def test_times_of_another_machine_are_not_compared() -> None:
-    fast = row("onnxruntime/int8_pc_sym", (1.0, 1.0, 1.0))
-    away = replace(fast, machine="another CPU, 64 CPUs")
-    assert "int8_pc_sym" in speed_findings(report_of(FP32, fast), ENGLISH)[0]
-    found = speed_findings(report_of(FP32, away), ENGLISH)
-    assert found[0].startswith("No variant is faster")
-    assert none(found, "int8_pc_sym")
-    assert one(limit_findings(report_of(FP32, away), ENGLISH), "onnxruntime/int8_pc_sym was timed")
-
-
-def told(*auc_30: float) -> list[str]:
-    report = report_of(FP32, row("torch/int8_pc_sym", auc_30=auc_30), row("torch/int4_g128"))
-    return truth_findings(report, ENGLISH)
-
-
-def test_losses_are_told_by_their_intervals() -> None:
-    worse = one(told(50.0, 61.0, 72.0), "AUC@30")
-    assert worse == (
-        "AUC@30: worse than PyTorch FP32, interval above 0: torch/int8_pc_sym +9 (+8 to +10). Not "
-        "told from none: the other 1."
-    )
-    better = one(told(70.0, 81.0, 92.0), "AUC@30")
-    assert "better than PyTorch FP32, interval below 0: torch/int8_pc_sym -11" in better
-    assert "worse" not in better
-    mixed = one(told(50.0, 81.0, 80.0), "AUC@30")
-    assert mixed == "AUC@30: no loss is told from none, 0 lies in every interval (2)."
-
-
-def test_how_many_intervals_leave_out_0_by_chance() -> None:
-    assert one(told(50.0, 61.0, 72.0), "Where nothing was lost").startswith(
-        "Where nothing was lost at all, at least 25 % of these 8 intervals, about 2, would"
-    )
-    assert by_chance(2) == 0.5
-    assert by_chance(3) == 0.25
-    assert by_chance(13) == pytest.approx(0.05)
-
-
-@given(st.integers(2, 6), st.integers(0, 2**32 - 1))
-def test_chance_is_no_more_than_what_comes_of_it(scenes: int, seed: int) -> None:
-    """Scenes that lean to one side have an interval that leaves out 0."""
-    import numpy as np
-
-    from vggt_deploy.compare.paired import mean_with_interval
-
-    values = np.random.default_rng(seed).exponential(size=scenes) + 1e-6
-    found = mean_with_interval(values.tolist())
-    assert found.low is not None
-    assert found.low > 0.0
-
-
-def test_of_one_scene_nothing_is_told() -> None:
-    reference = truths(60.0)
-    rows = (
-        made_row("torch/fp32", truth=reference),
-        made_row("torch/int8_pc_sym", truth=truths(50.0), reference=reference),
-    )
-    found = truth_findings(report_of(*rows), ENGLISH)
-    assert found[0] == (
-        "AUC@30: of one scene there is no interval; the largest loss is that of torch/int8_pc_sym "
-        "(+10)."
-    )
-    assert none(found, "intervals")
-    assert one(limit_findings(report_of(*rows), ENGLISH), "The truth is known of one scene")
-    same = (rows[0], made_row("torch/int8_pc_sym", truth=reference, reference=reference))
-    assert truth_findings(report_of(*same), ENGLISH)[0].endswith("nothing was lost there.")
-    assert truth_findings(report_of(*rows, random=True), ENGLISH) == []
-    assert truth_findings(report_of(made_row("torch/fp32")), ENGLISH) == []
-
-
-def test_the_gates_part_the_variants() -> None:
-    good, bad = row("onnxruntime/int8_pc_sym"), row("onnxruntime/int4_g128", error=0.04)
-    found = gate_findings(report_of(FP32, good, bad), ENGLISH)
-    assert found == [
-        "Within the gates, nearest first (1 of 2): onnxruntime/int8_pc_sym.",
-        "Outside the gates (1 of 2), loss over its gate: onnxruntime/int4_g128 (4 x).",
-    ]
-    assert len(gate_findings(report_of(FP32, good), ENGLISH)) == 1
-    (random,) = gate_findings(report_of(FP32, good, bad, random=True), ENGLISH)
-    assert "not evidence" in random
-
-
-def test_nan_is_said() -> None:
-    good = row("onnxruntime/int8_pc_sym")
-    depth = replace(good.accuracy["depth"], nonfinite_variant=3)
-    bad = replace(good, accuracy={**good.accuracy, "depth": depth})
-    assert one(gate_findings(report_of(FP32, good, bad), ENGLISH), "NaN or infinite outputs")
-    assert none(gate_findings(report_of(FP32, good), ENGLISH), "NaN")
-
-
-@pytest.mark.parametrize(
-    "with_it, without, verb",
-    [(0.01, 0.04, "loses less than"), (0.04, 0.01, "loses more than"), (0.01, 0.01, "as much as")],
-)
-def test_what_a_treatment_changed(with_it: float, without: float, verb: str) -> None:
-    plain = row("onnxruntime/int4_g128", error=without)
-    treated = row("onnxruntime/int4_g128+gptq", error=with_it)
-    (sentence,) = treatment_findings(report_of(FP32, plain, treated), ENGLISH)
-    assert sentence.startswith("onnxruntime/int4_g128+gptq")
-    assert verb in sentence
-    assert treatment_findings(report_of(FP32, treated), ENGLISH) == []
-    assert treatment_findings(report_of(FP32, plain, treated, random=True), ENGLISH) == []
-
-
-def test_who_is_beaten_is_not_on_the_front() -> None:
-    small = row("onnxruntime/int4_g128", (90.0,) * 3, mb=1.0, error=0.009)
-    fast = row("onnxruntime/int8_pc_sym", (50.0,) * 3, mb=2.0, error=0.008)
-    beaten = row("onnxruntime/mixed", (91.0,) * 3, mb=1.5, error=0.0095)
-    (sentence,) = trade_findings(report_of(FP32, small, fast, beaten), ENGLISH)
-    assert sentence.startswith("Of the 3 artifacts within the gates")
-    assert sentence.endswith(": onnxruntime/int4_g128, onnxruntime/int8_pc_sym.")
-    spared = row("onnxruntime/mixed", (91.0,) * 3, mb=1.5, error=0.001)  # the most accurate
-    (sentence,) = trade_findings(report_of(FP32, small, fast, spared), ENGLISH)
-    assert "onnxruntime/mixed" in sentence
-    outside = row("onnxruntime/mixed", (1.0,) * 3, mb=0.1, error=0.5)
-    (sentence,) = trade_findings(report_of(FP32, small, fast, outside), ENGLISH)
-    assert "onnxruntime/mixed" not in sentence
-    (sentence,) = trade_findings(report_of(FP32, small, fast, outside, random=True), ENGLISH)
-    assert sentence == "Not beaten in size and median latency at once: onnxruntime/mixed."
-    assert trade_findings(report_of(FP32, small), ENGLISH) == []
-
-
-def test_rows_without_numbers_are_counted() -> None:
-    found = failure_findings(FULL, ENGLISH)
-    assert found == ["failed (1 of 5): torch/mixed.", "not run (1 of 5): tensorrt/fp16."]
-    assert failure_findings(report_of(FP32), ENGLISH) == []
-    assert failure_findings(FULL, speaker("zh"))[0] == "失败（1/5）：torch/mixed。"
-
-
-def test_limits_hold_only_where_they_do() -> None:
-    large = report_of(FP32)
-    model = {**large.question["model"], "config": "vggt-1b"}
-    large = replace(large, question={**large.question, "model": model})
-    small = limit_findings(report_of(FP32), ENGLISH)
-    assert one(small, "The architecture is vggt-nano")
-    assert none(limit_findings(large, ENGLISH), "architecture")
-    weak = report_of(made_row("torch/fp32", truth=truths(5.0, 6.0)))
-    assert one(limit_findings(weak, ENGLISH), "PyTorch FP32 itself has an AUC@30 of 5.5")
-    assert none(small, "too little to lose")
-    assert one(small, "The truth is known of 3 scenes")
-    many = report_of(made_row("torch/fp32", truth=truths(*(60.0,) * 5)))
-    assert none(limit_findings(many, ENGLISH), "The truth is known of")
-
-
-def test_what_was_not_measured_is_named() -> None:
-    found = unmeasured_findings(report_of(FP32, row("torch/int8_pc_sym")), ENGLISH)
-    assert one(found, "Latency of the scenes after the first")
-    assert one(found, "Size on disk of quantized PyTorch variants")
-    assert none(found, "Outputs")
-    assert one(found, "The exporter's own check")
-    single = report_of(made_row("torch/fp32"), outputs=["pose"], verify=True)
-    assert unmeasured_findings(single, ENGLISH) == [
-        "Outputs that were not asked for: depth, points."
-    ]
-
-
-def test_noisy_times_are_not_sure() -> None:
-    fast = row("onnxruntime/int8_pc_sym")
-    assert fast.measured is not None
-    noisy = replace(fast, measured=replace(fast.measured, others_cpus=1.0))
-    assert one(speed_findings(report_of(FP32, fast), ENGLISH), "Surely faster")
-    found = speed_findings(report_of(FP32, noisy), ENGLISH)
-    assert none(found, "Surely faster")
-    assert one(found, "Faster than every FP32 variant by the median, not surely")

@@ -51,7 +51,8 @@ from vggt_deploy.report.truth_sections import (
 
 Lines = list[str]
 # What Markdown would take for its own; `_` stays, since inside of words GitHub leaves it alone.
-_SPECIAL = re.compile(r"([\\`*\[\]<>|])")
+_SPECIAL = re.compile(r"([\\`*\[\]<>|&#~])")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 
 def write_experiment(report: ComparisonReport, folder: Folder, language: Language = "en") -> Path:
@@ -82,8 +83,8 @@ def experiment_text(report: ComparisonReport, folder: Folder, language: Language
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    return _SPECIAL.sub(r"\\\1", text)
+    """Text that Markdown shows as it is, in one line."""
+    return _SPECIAL.sub(r"\\\1", _CONTROL.sub(" ", text))
 
 
 def _bullets(items: Sequence[str]) -> Lines:
