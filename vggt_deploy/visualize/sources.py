@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -45,7 +47,21 @@ _SHAPES = {
     "world_points": ("H", "W", 3),
     "world_points_conf": ("H", "W"),
 }
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+# What numpy and zipfile raise on damaged files; numpy reads an array's header as Python's source.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    MemoryError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,  # a compression that zipfile does not know
+    RuntimeError,  # an encrypted member
+    struct.error,
+)
 
 Kind = Literal["run", "comparison"]
 
@@ -124,6 +140,8 @@ def _read_run(folder: Path, images_dir: Path | None) -> Source:
         )
         forward_ms = float(record["forward_ms"])
         mode = modes.pop()
+        notes = tuple(str(note) for note in record["notes"])
+        unit = str(record["unit"])
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise _damaged(folder / RUN_RECORD, f"{type(error).__name__}: {error}", "run") from error
     height, width = _frame_size(folder, outputs)
@@ -140,8 +158,8 @@ def _read_run(folder: Path, images_dir: Path | None) -> Source:
         pixels=pixels,
         shown=shown,
         predictions=_derive(outputs, height, width, forward_ms),
-        unit=str(record.get("unit", UNITS)),
-        notes=tuple(str(note) for note in record.get("notes", ())),
+        unit=unit,
+        notes=notes,
     )
 
 
@@ -190,7 +208,7 @@ def _from_run(
                 pixels[index] = np.asarray(picture.convert("RGB"))
         for frame, image in zip(shown, record["images"], strict=True):
             _mark_picture(frame, image)
-    except (*DECODE_ERRORS, KeyError, TypeError, IndexError) as error:
+    except (*DECODE_ERRORS, KeyError, TypeError, IndexError, OverflowError) as error:
         raise _damaged(folder, f"its pictures: {error}", "run") from error
     if len(files) != frames:
         raise _damaged(folder, f"{len(files)} pictures for {frames} frames", "run")
@@ -317,6 +335,8 @@ def _read_pixels(path: Path, frames: int) -> NDArray[np.uint8]:
         raise _damaged(path, str(error), "comparison") from error
     if pixels.ndim != 4 or pixels.shape[:2] != (frames, 3):
         raise _damaged(path, f"its shape is {pixels.shape}, not ({frames}, 3, H, W)", "comparison")
+    if pixels.dtype != np.float32 or not ((pixels >= 0) & (pixels <= 1)).all():
+        raise _damaged(path, "it holds other values than colours from 0 to 1", "comparison")
     return to_bytes(pixels)
 
 
