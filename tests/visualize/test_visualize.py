@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -112,6 +113,31 @@ def test_the_glb_draws_each_camera_where_it_stands(
     assert farthest(path, centres) < 1e-4
     assert farthest(centres, frusta) < 1e-4
     assert farthest(wrong, path) > 0.01  # the twin: R not transposed
+
+
+@pytest.mark.usefixtures("without_maps")
+def test_the_glb_has_a_colour_for_each_vertex(make_run: MakeRun, tmp_path: Path) -> None:
+    """Read as the format says, without the library that wrote it: header, JSON chunk, binary."""
+    visualize(make_run(), tmp_path / "out", max_points=300)
+    content = (tmp_path / "out" / "scene.glb").read_bytes()
+    magic, version, length, chunk = struct.unpack_from("<4sIII", content)
+    assert (magic, version, length) == (b"glTF", 2, len(content))
+    document = json.loads(content[20 : 20 + chunk])
+    binary = content[20 + chunk + 8 :]
+    modes, colours = {}, {}
+    for mesh in document["meshes"]:
+        (primitive,) = mesh["primitives"]
+        modes[mesh["name"]] = primitive["mode"]
+        position, colour = (
+            document["accessors"][primitive["attributes"][name]] for name in ("POSITION", "COLOR_0")
+        )
+        assert position["count"] == colour["count"]
+        start = document["bufferViews"][colour["bufferView"]]["byteOffset"]
+        values = np.frombuffer(binary, np.uint8, 4 * colour["count"], start)
+        colours[mesh["name"]] = values.reshape(-1, 4)
+    assert modes == {"points": 0, "frusta": 1, "path": 1}  # 0: points, 1: lines
+    assert len(np.unique(colours["frusta"], axis=0)) == 3  # one for each camera
+    assert all((values[:, 3] == 255).all() for values in colours.values())
 
 
 def farthest(points: NDArray[Any], others: NDArray[Any]) -> float:
