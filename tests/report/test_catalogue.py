@@ -196,3 +196,25 @@ def test_sentences_inside_of_sentences_come_back_from_json() -> None:
     item = Recommendation("edge", "a/b", said.text(), (said,))
     assert Recommendation.from_json(asdict(item)) == item
     assert ENGLISH.said((said, said)) == "3 MB, AbsRel. 3 MB, AbsRel."
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"template": "{a}", "values": {}},
+        {"template": "{a}", "values": {"a": "1", "b": "2"}},
+        {"template": "{a.__class__}", "values": {"a": "1"}},
+        {"template": "{a!r}", "values": {"a": "1"}},
+        {"template": "{a:>99999999}", "values": {"a": "1"}},
+        {"template": "{", "values": {}},
+        {"template": "{}", "values": {"": "1"}},
+        {"template": 1, "values": {}},
+        {"template": "a", "values": []},
+        {"template": "{a}", "values": {"a": 1}},
+        {"template": "{a}", "values": {"a": ["b"]}},
+    ],
+)
+def test_a_sentence_of_a_damaged_report_is_refused(said: Any) -> None:
+    assert Said.from_json({"template": "{a}", "values": {"a": "1"}}).text() == "1"
+    with pytest.raises(TypeError):
+        Said.from_json(said)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from string import Formatter
 from typing import Any, Literal
 
 from vggt_deploy.compare.baseline import Changes
@@ -193,12 +194,32 @@ class Said:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Said:
-        """The inverse of `dataclasses.asdict`."""
+        """The inverse of `dataclasses.asdict`; TypeError where the values do not fit."""
+        template, given = data["template"], data["values"]
+        if not isinstance(template, str) or not isinstance(given, dict):
+            raise TypeError("a sentence is no template with values")
         values = {
             name: value if isinstance(value, str) else tuple(cls.from_json(one) for one in value)
-            for name, value in data["values"].items()
+            for name, value in given.items()
         }
-        return cls(data["template"], values)
+        if _plain_names(template) != set(values):
+            raise TypeError(f"the values {sorted(values)} are not those of {template!r}")
+        return cls(template, values)
+
+
+def _plain_names(template: str) -> set[str] | None:
+    """The names in braces; None where more stands there than a name."""
+    names = set()
+    try:
+        for _, name, spec, how in Formatter().parse(template):
+            if name is None:
+                continue
+            if spec or how or not name.isidentifier():
+                return None
+            names.add(name)
+    except ValueError:
+        return None
+    return names
 
 
 @dataclass(frozen=True)
