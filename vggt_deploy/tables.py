@@ -97,12 +97,14 @@ def print_artifact(
         out.print("  not verified against PyTorch (--no-verify)", markup=False)
 
 
-def print_report(report: ComparisonReport, out: Console) -> None:
-    """The summary of a comparison, as written to its folder, and where the rest is."""
+def print_report(report: ComparisonReport, out: Console, language: str) -> None:
+    """The summary of a comparison, as written to its folder, and where the page is."""
+    from vggt_deploy.compare.report import PAGE_NAME
+    from vggt_deploy.report.languages import speaker
     from vggt_deploy.report.summary import summary_text
 
-    out.print(summary_text(report), markup=False, soft_wrap=True)
-    out.print(f"summary, numbers, plots and pictures: {report.folder}", markup=False)
+    out.print(summary_text(report, speaker(language).language), markup=False, soft_wrap=True)
+    out.print(f"{report.folder / PAGE_NAME}", markup=False, soft_wrap=True)
 
 
 def print_run(result: RunResult, out: Console) -> None:

@@ -196,7 +196,7 @@ def compare(
     )
     from vggt_deploy.tables import console, print_report
 
-    print_report(report, console())
+    print_report(report, console(), language)
     if limits is not None:
         _hold_against(report, limits)
 
@@ -214,7 +214,7 @@ def report(
     written = api.report(folder, baseline=baseline, sensitivity=sensitivity, language=language)
     from vggt_deploy.tables import console, print_report
 
-    print_report(written, console())
+    print_report(written, console(), language)
 
 
 def _gates(path: Path | None) -> Gates:
