@@ -180,7 +180,7 @@ class Said:
     @classmethod
     def of(cls, template: str, /, **values: str | Said | tuple[Said, ...]) -> Said:
         """`Said.of("{n} scenes", n="3")`."""
-        return cls(template, {k: (v,) if isinstance(v, cls) else v for k, v in values.items()})
+        return cls(template, {k: (v,) if isinstance(v, Said) else v for k, v in values.items()})
 
     def text(self, translate: Callable[[str], str] = str, comma: str = ", ") -> str:
         """The sentence, with its templates translated."""
