@@ -236,9 +236,9 @@ def gate_findings(report: ComparisonReport, say: Speaker) -> list[str]:
             )
         ]
     judged = [
-        (found[0], row)
+        (worst[0], row)
         for row in _timed(report)
-        if row.scheme != "fp32" and row.finite and (found := loss(row)) is not None
+        if row.scheme != "fp32" and row.finite and (worst := loss(row)) is not None
     ]
     if not judged:
         return []
