@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -147,6 +148,26 @@ def test_rays_far_from_the_picture_have_no_point_in_it(size: float) -> None:
     assert not ((points >= 0) & (points <= (6048, 4032))).all(axis=1).any()
     if size > 1e8:  # as pixels
         assert np.isnan(rays_of(SHOT, size * directions)).all()
+
+
+def test_an_inverse_that_ended_elsewhere_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As COLMAP's iteration may, in versions that return its last step."""
+
+    class Lens:
+        def __init__(self, **_: object) -> None:
+            self.params = SHOT.params
+
+        def cam_from_img(self, points: Doubles) -> Doubles:
+            rays = (points - SHOT.params[2:4]) / SHOT.params[:2]  # right at the centre alone
+            return np.asarray(rays)
+
+        def img_from_cam(self, points: Doubles) -> Doubles:
+            return by_formula(SHOT, points[:, :2])
+
+    monkeypatch.setitem(sys.modules, "pycolmap", SimpleNamespace(Camera=Lens))
+    rays = rays_of(SHOT, np.array([SHOT.params[2:4], (4000.0, 3000.0)]))
+    np.testing.assert_allclose(rays[0], 0, atol=1e-12)
+    assert np.isnan(rays[1]).all()
 
 
 def test_without_pycolmap_pinholes_work_and_the_extra_is_named(

@@ -115,6 +115,20 @@ def test_the_same_view_many_times_has_an_up_direction() -> None:
     assert sideways(alone, ["a"]) == ()
 
 
+def test_cameras_around_a_table_look_down_and_are_upright() -> None:
+    """No camera's own top is near the world's up; their horizontal axes give it all the same."""
+    ring = [turned(yaw, -55, 0) for yaw in range(0, 360, 30)]
+    poses = np.array([*ring, turned(10, -55, 90), turned(130, -55, -90)])
+    assert sideways(poses, names_of(poses)) == ("12.JPG", "13.JPG")
+    np.testing.assert_allclose(up_direction(poses), [0, 0, 1], atol=1e-6)
+
+
+def test_a_few_degrees_of_roll_in_one_direction_of_view_decide_nothing() -> None:
+    """The right axes here span a plane that has nothing to do with the horizon."""
+    poses = np.array([turned(0, 0, 0), turned(0, 0, 0), turned(0, 2, 4), turned(0, 1, 94)])
+    assert sideways(poses, names_of(poses)) == ("3.JPG",)
+
+
 def test_no_poses_and_too_few() -> None:
     assert sideways(np.empty((0, 3, 4)), []) == ()
     with pytest.raises(UsageError, match="1 poses for 2 names"):

@@ -23,9 +23,6 @@ SIDEWAYS_FROM_DEG, SIDEWAYS_TO_DEG = 45.0, 135.0
 # A camera that looks up or down so steeply has no roll: the up direction projects onto a point.
 _STEEPEST_DEG = 80.0
 _ROUNDS = 5
-# Weight of the frames' own tops beside their x axes: these leave the choice open where all cameras
-# look the same way, and a few degrees of roll would then decide.
-_TOPS = 0.05
 
 
 def sideways(extrinsics: Doubles, names: Sequence[str]) -> tuple[str, ...]:
@@ -62,11 +59,11 @@ def up_direction(extrinsics: Doubles) -> Doubles:
     best = up[int(np.argmin([_rolled(extrinsics, candidate) for candidate in up]))]
     for _ in range(_ROUNDS):
         upright = np.abs(rolls_deg(extrinsics, best)) < SIDEWAYS_FROM_DEG
-        # The unit vector with the least sum of squared products with the right axes.
-        axes, mean = right[upright], up[upright].mean(axis=0)
-        scatter = axes.T @ axes / len(axes) - _TOPS * np.outer(mean, mean)
-        vector = np.linalg.eigh(scatter)[1][:, 0]
-        refined = vector if vector @ mean > 0 else -vector
+        # The unit vector with the least sum of squared products with the right axes. Where these
+        # are nearly one, as when all cameras look the same way, it can be any: then it is refused.
+        axes = right[upright]
+        vector = np.linalg.eigh(axes.T @ axes)[1][:, 0]
+        refined = vector if vector @ up[upright].sum(axis=0) > 0 else -vector
         if _rolled(extrinsics, refined) > _rolled(extrinsics, best):
             break
         best = refined
