@@ -149,16 +149,16 @@ def truth_findings(report: ComparisonReport, say: Speaker) -> list[str]:
         return []
     rows = [row for row in report.rows if row.truth_loss and row is not report.reference]
     quantities = (
-        ("AUC@30", "auc_30"),
-        (say("AbsRel, median scale"), "abs_rel"),
-        (say("points, median / size"), "point_error"),
-        (say("F-score @ {metres} m", metres=f"{LOSS_TOLERANCE_M:g}"), "f_score"),
+        ("AUC@30", "auc_30", 0.005),
+        (say("AbsRel, median scale"), "abs_rel", 0.00005),
+        (say("points, median / size"), "point_error", 0.00005),
+        (say("F-score @ {metres} m", metres=f"{LOSS_TOLERANCE_M:g}"), "f_score", 0.005),
     )
     found, intervals = [], []
-    for name, key in quantities:
+    for name, key, least in quantities:
         losses = [(row, lost) for row in rows if (lost := getattr(row.truth_loss, key))]
         if losses:
-            found.append(say.titled(name, say.sentences(_told(losses, say))))
+            found.append(say.titled(name, say.sentences(_told(losses, least, say))))
             intervals += [lost for _, lost in losses if lost.low is not None]
     if intervals:
         chance = by_chance(min(lost.n for lost in intervals))
@@ -181,8 +181,12 @@ def by_chance(scenes: int) -> float:
     return max(1.0 - CONFIDENCE, 2.0 ** (1 - scenes))
 
 
-def _told(losses: Sequence[tuple[Row, Difference]], say: Speaker) -> list[str]:
-    """One quantity: whose interval is above 0, whose below, whose holds it."""
+def _told(losses: Sequence[tuple[Row, Difference]], least: float, say: Speaker) -> list[str]:
+    """One quantity: whose interval is above 0, whose below, whose holds it.
+
+    least: half of the last place of the tables. What is less (the rounding of another runtime) is
+    nothing, however sure.
+    """
     if all(lost.low is None for _, lost in losses):
         row, lost = max(losses, key=lambda item: item[1].mean)
         if signed(lost.mean) == "0" or lost.mean < 0.0:
@@ -194,11 +198,17 @@ def _told(losses: Sequence[tuple[Row, Difference]], say: Speaker) -> list[str]:
                 lost=signed(lost.mean),
             )
         ]
-    worse = [(row, lost) for row, lost in losses if lost.low is not None and lost.low > 0.0]
-    better = [(row, lost) for row, lost in losses if lost.high is not None and lost.high < 0.0]
+    large = [(row, lost) for row, lost in losses if abs(lost.mean) >= least]
+    worse = [(row, lost) for row, lost in large if lost.low is not None and lost.low > 0.0]
+    better = [(row, lost) for row, lost in large if lost.high is not None and lost.high < 0.0]
     rest = len(losses) - len(worse) - len(better)
     if not worse and not better:
-        return [say("no loss is told from none, 0 lies in every interval ({n}).", n=rest)]
+        text = say(
+            "no loss of {least} or more is told from none ({n} intervals).",
+            least=f"{least:g}",
+            n=rest,
+        )
+        return [text]
     parts = []
     if worse:
         named = _with_intervals(worse, say)
@@ -207,7 +217,9 @@ def _told(losses: Sequence[tuple[Row, Difference]], say: Speaker) -> list[str]:
         named = _with_intervals(better, say)
         parts.append(say("better than PyTorch FP32, interval below 0: {rows}.", rows=named))
     if rest:
-        parts.append(say("Not told from none: the other {n}.", n=rest))
+        parts.append(
+            say("Not told from none, or below {least}: the other {n}.", least=f"{least:g}", n=rest)
+        )
     return parts
 
 
