@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 VOXEL_M = 0.01
 TOLERANCES_M = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-# The one that losses are shown at, where there is something to lose and to gain: vggt-nano's FP32 has
-# 3 % at 0.01 m, 30 % at 0.05 m, 78 % at 0.2 m and 97 % at 0.5 m on three rendered rooms.
+# The one that losses are shown at, where there is something to lose and to gain: vggt-nano in FP32
+# has 3 % at 0.01 m, 30 % at 0.05 m, 78 % at 0.2 m and 97 % at 0.5 m on three rendered rooms.
 LOSS_TOLERANCE_M = 0.2
 
 Array = NDArray[np.float64]
