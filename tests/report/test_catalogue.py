@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from vggt_deploy.compare.protocol import MetricProtocol
 from vggt_deploy.compare.report import Recommendation, Said
 from vggt_deploy.errors import UsageError
+from vggt_deploy.quantize.schemes import SCHEMES
 from vggt_deploy.quantize.targets import scheme_rows
 from vggt_deploy.report.languages import ENGLISH, LANGUAGES, speaker
 from vggt_deploy.report.languages.catalogue import (
@@ -131,6 +132,12 @@ def test_what_the_runtimes_make_of_a_scheme_is_translated() -> None:
         for found in line.targets.values():
             text = f"{found.level}: {found.note}" if found.note else found.level
             assert ORIGINAL not in ZH.recorded(text), text
+
+
+def test_what_a_scheme_is_is_translated() -> None:
+    for scheme in SCHEMES.values():
+        assert ORIGINAL not in ZH.recorded(scheme.summary), scheme.summary
+    assert ZH.recorded(SCHEMES["int8_pc_sym"].summary) == "8 位，逐通道对称"
 
 
 @pytest.mark.parametrize("mode", ["crop", "pad"])

@@ -37,7 +37,7 @@ from vggt_deploy.report.fp32_sections import geometry_grid, relative_grid
 from vggt_deploy.report.how_sections import how_entries, measured_notes
 from vggt_deploy.report.languages import Language, Speaker, speaker
 from vggt_deploy.report.question_sections import machine_facts, subject_facts
-from vggt_deploy.report.question_settings import setting_facts
+from vggt_deploy.report.question_settings import setting_facts, variant_grid
 from vggt_deploy.report.summary import gate_notes
 from vggt_deploy.report.text import Grid
 from vggt_deploy.report.truth_sections import (
@@ -114,7 +114,6 @@ def _titled(title: str, blocks: Sequence[Lines]) -> list[Lines]:
 
 
 def _setup(report: ComparisonReport, say: Speaker) -> list[Lines]:
-    variants = [row.label for row in report.rows]
     protocol = report.protocol
     said = [
         say.titled(name, say.recorded(text))
@@ -128,8 +127,8 @@ def _setup(report: ComparisonReport, say: Speaker) -> list[Lines]:
     ]
     return [
         _facts([*subject_facts(report, say), *setting_facts(report, say)], say),
-        [say("Variants ({n}), PyTorch FP32 is the reference:", n=len(variants))],
-        _bullets(variants),
+        [say("Variants ({n}), PyTorch FP32 is the reference:", n=len(report.rows))],
+        _grid(variant_grid(report, say)),
         *(
             _titled(say("Protocol of the numbers against the truth"), [_bullets(said)])
             if report.reference.truth is not None

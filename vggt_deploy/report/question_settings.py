@@ -1,9 +1,11 @@
-"""The settings of a comparison, as name and value."""
+"""What was compared and how: the variants, and the settings as name and value."""
 
 from __future__ import annotations
 
 from vggt_deploy.compare.report import ComparisonReport
+from vggt_deploy.quantize.schemes import SCHEMES
 from vggt_deploy.report.languages import Speaker
+from vggt_deploy.report.text import Grid
 
 
 def setting_facts(report: ComparisonReport, say: Speaker) -> list[tuple[str, str]]:
@@ -36,3 +38,19 @@ def setting_facts(report: ComparisonReport, say: Speaker) -> list[tuple[str, str
             )
         )
     return facts
+
+
+def variant_grid(report: ComparisonReport, say: Speaker) -> Grid:
+    """What each label stands for, and what its runtime makes of it."""
+    header = say.each("variant", "scheme", "activations", "treatment", "in this runtime")
+    rows = tuple(
+        (
+            row.label,
+            say.recorded(SCHEMES[row.scheme].summary),
+            say.recorded(row.activations),
+            row.treatment or "-",
+            say.recorded(row.support),
+        )
+        for row in report.rows
+    )
+    return Grid(header, rows, left=len(header))
