@@ -97,6 +97,17 @@ def rotation_to_quaternion(rotation: Floats) -> Doubles:
     return quaternion
 
 
+def is_pinhole(intrinsic: Floats) -> NDArray[np.bool_]:
+    """Of intrinsics [S, 3, 3]: whether both focal lengths are finite and positive, [S].
+
+    A field of view of 0 has an infinite one, one of 180 degrees and more a negative one: depth
+    through either is no point of the scene.
+    """
+    focal = intrinsic[:, [0, 1], [0, 1]]
+    usable: NDArray[np.bool_] = np.all(np.isfinite(focal) & (focal > 0), axis=1)
+    return usable
+
+
 def unproject_depth(depth: Floats, extrinsic: Floats, intrinsic: Floats) -> Floats:
     """Depth [S, H, W], extrinsic [S, 3, 4], intrinsic [S, 3, 3] -> world points [S, H, W, 3].
 

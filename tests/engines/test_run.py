@@ -43,7 +43,8 @@ def record(folder: Path, name: str = "run.json") -> dict[str, object]:
 def test_files_and_result(result: RunResult, tmp_path: Path) -> None:
     assert result.folder == tmp_path / "out"
     depth = [f"depth/{i:03d}_view_{i:03d}{end}" for i in range(3) for end in (".png", "_16bit.png")]
-    assert set(result.files) == {*FILES, *depth}
+    pictures = [f"pictures/{i:03d}_view_{i:03d}.png" for i in range(3)]
+    assert set(result.files) == {*FILES, *depth, *pictures}
     assert all((result.folder / name).stat().st_size > 0 for name in result.files)
     assert (result.images, result.skipped, result.notes) == (3, (), ())
     assert "3 pictures" in result.found
@@ -76,6 +77,17 @@ def test_sixteen_bit_depth_is_depth(result: RunResult) -> None:
         wrong = values * told["depth_per_step"] * 1.01
         assert np.abs(wrong - frame).max() > told["depth_per_step"]  # the twin
     assert told["saturated"] == told["without_value"] == 0
+
+
+def test_pictures_are_what_the_network_saw(result: RunResult, views: Path) -> None:
+    pixels = load_images(sorted(views.iterdir()), width=WIDTH, height=HEIGHT).pixels
+    names = record(result.folder)["pictures"]
+    assert isinstance(names, list)
+    for seen, name in zip(pixels, names, strict=True):
+        with Image.open(result.folder / name) as opened:
+            kept = np.asarray(opened).transpose(2, 0, 1) / 255
+        assert np.abs(kept - seen).max() <= 0.5 / 255 + 1e-6
+        assert np.abs(kept[::-1] - seen).max() > 0.5 / 255 + 1e-6  # the twin: BGR
 
 
 def test_depth_picture_is_brighter_where_it_is_near(result: RunResult) -> None:
@@ -189,18 +201,20 @@ def test_artifacts_with_fewer_outputs(
         assert set(outputs) <= set(arrays)
 
 
-def test_zero_field_of_view_is_said_and_gives_no_points(
-    make_artifact: MakeArtifact, views: Path, tmp_path: Path
+@pytest.mark.parametrize("bias", [(0.0, 0.0), (0.9, 3.5)])
+def test_no_field_of_view_is_said_and_gives_no_points(
+    make_artifact: MakeArtifact, views: Path, tmp_path: Path, bias: tuple[float, float]
 ) -> None:
-    """A network with bad weights gives FoV 0: valid JSON, no camera made up, no points."""
-    folder = make_artifact(pose_bias=(0.0,) * 6 + (1.0, 0.0, 0.0))
+    """Bad weights give a field of view of 0, or of 200 degrees, which is behind the camera."""
+    folder = make_artifact(pose_bias=(0.0,) * 6 + (1.0, *bias))
     result = run(folder, views, tmp_path / "out")
     assert sum("no focal length" in n for n in result.notes) == 3
     assert any("no pixel has a finite point" in n for n in result.notes)
     assert result.points == 0
     cameras = record(result.folder, "cameras.json")["cameras"]
     assert isinstance(cameras, list)
-    assert [c["intrinsic"] for c in cameras] == [None] * 3
+    if bias == (0.0, 0.0):  # infinite, which JSON has no number for; negative ones it has
+        assert [c["intrinsic"] for c in cameras] == [None] * 3
 
 
 def test_cropping_much_of_a_picture_is_said(

@@ -1,7 +1,8 @@
-"""Predictions as files: depth pictures, one NPZ with everything, cameras.json.
+"""Predictions as files: pictures, depth, one NPZ with everything, cameras.json.
 
 depth/NNN_name.png        for people: inverse depth in colour, near is bright, one range for the run
 depth/NNN_name_16bit.png  for programs: depth = value * `depth_per_step` of run.json, 0 = no value
+pictures/NNN_name.png     each picture as the network saw it: resized, cropped or padded
 predictions.npz           every output as the network gave it, cameras, names of the images
 cameras.json              extrinsic and intrinsic of each image, with their conventions
 """
@@ -21,6 +22,7 @@ from PIL import Image
 from vggt_deploy.data.images import ImageBatch, Placement
 from vggt_deploy.engines.colour import inferno
 from vggt_deploy.engines.predict import Array, Doubles, Predictions
+from vggt_deploy.geometry import is_pinhole
 
 UNITS = "the network's own unit: one unknown factor per run, not metres"
 CONVENTIONS = {
@@ -103,6 +105,22 @@ def _picture(depth: Array, ok: NDArray[np.bool_], low: float, high: float) -> Im
     return Image.fromarray(inferno(shown))
 
 
+def write_pictures(folder: Path, batch: ImageBatch) -> tuple[str, ...]:
+    """Write the network's input as PNG, one file for each picture; returns their names.
+
+    Points get their colours from them later, where the photographs may no longer be.
+    """
+    target = folder / "pictures"
+    target.mkdir()
+    names = []
+    for index, pixels in enumerate(batch.pixels):
+        name = f"{file_stem(index, batch.paths[index])}.png"
+        rgb = np.rint(pixels.transpose(1, 2, 0) * 255).astype(np.uint8)
+        Image.fromarray(rgb).save(target / name)
+        names.append(f"pictures/{name}")
+    return tuple(names)
+
+
 def write_arrays(path: Path, predictions: Predictions, batch: ImageBatch) -> None:
     """Write predictions.npz: outputs [1, S, ...], extrinsic [S, 3, 4], intrinsic, image names."""
     arrays: dict[str, Any] = dict(predictions.outputs)
@@ -120,14 +138,17 @@ def write_cameras(
     """Write cameras.json; returns what is wrong with cameras, in words.
 
     A field of view of 0, which a network with bad weights can give, has no finite focal length: the
-    intrinsic is then null.
+    intrinsic is then null. One of 180 degrees and more has a negative one.
     """
     problems = []
     cameras = []
+    pinhole = is_pinhole(intrinsic)
     for index, image in enumerate(batch.paths):
-        finite = bool(np.isfinite(intrinsic[index]).all())
-        if not finite:
-            problems.append(f"{image.name}: the predicted field of view is 0, no focal length")
+        if not pinhole[index]:
+            problems.append(
+                f"{image.name}: the predicted field of view is 0, or 180 degrees and more: no focal"
+                " length"
+            )
         if not np.isfinite(extrinsic[index]).all():
             problems.append(f"{image.name}: the predicted pose is not finite")
         placement = batch.placements[index]

@@ -1,8 +1,9 @@
 """Run an artifact on a folder of pictures and write what it sees.
 
-The output folder appears whole or not at all: depth/ and predictions.npz, cameras.json (with a pose
-output), points.ply and points.glb (with depth and pose, or points), and run.json, which records
-what was run on what, how long it took, and how to read the files.
+The output folder appears whole or not at all: pictures/ (as the network saw them), depth/,
+predictions.npz, cameras.json (with a pose output), points.ply and points.glb (with depth and pose,
+or points), and run.json, which records what was run on what, how long it took, and how to read the
+files. `vggt-deploy visualize` shows what it holds.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from vggt_deploy.engines.points import (
 )
 from vggt_deploy.engines.predict import PointMap, Predictions, predict
 from vggt_deploy.engines.runtime import SessionInfo, accepted_frames, check_frames, open_session
+from vggt_deploy.geometry import is_pinhole
 from vggt_deploy.manifest import now, read_manifest
 from vggt_deploy.records import Manifest
 
@@ -134,6 +136,7 @@ def _write(
 ) -> tuple[list[str], int]:
     """Write every file, run.json last; returns the notes and the number of points."""
     notes = [*runtime_notes, *_batch_notes(batch), *_not_finite(predictions)]
+    record["pictures"] = list(files.write_pictures(folder, batch))
     files.write_arrays(folder / "predictions.npz", predictions, batch)
     if "depth" in predictions.outputs:
         depth = files.write_depth(folder, predictions.outputs["depth"][0, ..., 0], batch)
@@ -161,9 +164,9 @@ def _points(predictions: Predictions, batch: ImageBatch, limits: PointLimits) ->
     if points is None:
         return None
     if points.source == "depth" and predictions.intrinsic is not None:
-        # An infinite focal length unprojects a whole frame onto one line of finite points.
+        # Its depth would be unprojected onto one line, or behind the camera: finite, and no points.
         xyz = points.xyz.copy()
-        xyz[~np.isfinite(predictions.intrinsic[:, 0, 0])] = np.nan
+        xyz[~is_pinhole(predictions.intrinsic)] = np.nan
         points = PointMap(xyz, points.confidence, points.source)
     return select_points(points, batch.pixels, batch.picture_mask(), limits)
 
@@ -263,7 +266,7 @@ def _points_record(cloud: PointCloud, limits: PointLimits) -> Mapping[str, Any]:
 
 
 def _bytes_of(predictions: Predictions) -> int:
-    """What the files will need, generously: arrays, two pictures each, two point clouds."""
+    """What the files will need, generously: arrays, three pictures each, two point clouds."""
     return 3 * sum(values.nbytes for values in predictions.outputs.values())
 
 

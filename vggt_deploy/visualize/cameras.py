@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_deploy.geometry import is_pinhole
+
 Doubles = NDArray[np.float64]
 
 # Tip 0, corners 1..4 in the order top left, top right, bottom right, bottom left.
@@ -110,13 +112,6 @@ def frustum(
     in_camera = np.vstack([np.zeros(3), rays * length * min(1.0, _MOST_SLANT / slant)])
     in_world: Doubles = (in_camera - extrinsic[:, 3]) @ extrinsic[:, :3]
     return in_world
-
-
-def is_pinhole(intrinsic: Doubles) -> NDArray[np.bool_]:
-    """Of intrinsics [S, 3, 3]: whether both focal lengths are finite and positive, [S]."""
-    focal = intrinsic[:, [0, 1], [0, 1]]
-    usable: NDArray[np.bool_] = np.all(np.isfinite(focal) & (focal > 0), axis=1)
-    return usable
 
 
 def frustum_length(centres: Doubles, points: NDArray[np.floating]) -> float:

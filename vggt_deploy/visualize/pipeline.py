@@ -34,8 +34,9 @@ from vggt_deploy.engines.points import (
 )
 from vggt_deploy.engines.predict import PointMap
 from vggt_deploy.errors import ArtifactError
+from vggt_deploy.geometry import is_pinhole
 from vggt_deploy.manifest import now
-from vggt_deploy.visualize.cameras import Cameras, cameras_of, is_pinhole
+from vggt_deploy.visualize.cameras import Cameras, cameras_of
 from vggt_deploy.visualize.maps import Maps, maps_of, write_map
 from vggt_deploy.visualize.models import write_glb, write_ply
 from vggt_deploy.visualize.page import Shown, write_page
