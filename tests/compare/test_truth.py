@@ -208,11 +208,14 @@ def test_the_world_of_the_prediction_does_not_matter(
 def test_a_pair_without_a_true_baseline_counts_its_rotation() -> None:
     true = np.stack([camera(np.eye(3), (0, 0, 0)), camera(np.eye(3), (0, 0, 0)), EXTRINSIC[1]])
     predicted = true.copy()
-    predicted[1] = camera(rotation("z", 2.0), (0.4, 0.0, 0.0))
+    predicted[1] = camera(rotation("z", 2.0), (0.4, 0.6, 0.0))
     errors = pair_errors_deg(predicted, true)
     assert errors[0] == pytest.approx(2.0)  # not the direction of a baseline that is none
     known = Known(true, INTRINSIC, None)
-    assert posed(known, predicted).pairs_without_baseline == 1
+    found = posed(known, predicted)
+    assert found.pairs_without_baseline == 1
+    # RTA is of the two pairs with a baseline, of which the moved camera spoils one; RRA is of all.
+    assert (found.rta_5, found.rra_5) == (50.0, 100.0)
 
 
 def test_a_baseline_that_vanished_is_180_degrees(truth: Known) -> None:
@@ -222,6 +225,7 @@ def test_a_baseline_that_vanished_is_180_degrees(truth: Known) -> None:
     assert found.direction_median_deg == 180.0
     assert found.rotation_median_deg < 1e-6
     assert found.auc_30 == 0.0
+    assert (found.rra_5, found.rta_30) == (100.0, 0.0)
 
 
 def test_cameras_that_all_stand_still(truth: Known) -> None:
@@ -229,6 +233,7 @@ def test_cameras_that_all_stand_still(truth: Known) -> None:
     still.extrinsic[:, :, 3] = 0.0
     found = posed(still, EXTRINSIC)
     assert found.direction_median_deg is None
+    assert (found.rta_5, found.rta_15, found.rta_30) == (None, None, None)
     assert found.pairs_without_baseline == 3
     assert found.auc_3 > 99.9
 
@@ -242,6 +247,8 @@ def test_a_pose_that_is_not_finite_fails_its_pairs(truth: Known, value: float) -
     assert found.pose.pairs == 3
     assert found.pose.auc_30 == pytest.approx(100.0 / 3, abs=1e-3)
     assert found.pose.rotation_median_deg == 180.0
+    assert found.pose.rra_30 == pytest.approx(100.0 / 3)
+    assert found.pose.rta_30 == pytest.approx(100.0 / 3)
     assert found.notes["pose"].startswith("1 of 3 poses")
 
 
