@@ -79,26 +79,34 @@ def test_between_45_and_135_degrees(roll: float, found: bool) -> None:
 ANGLE = st.floats(-180, 180)
 
 
+TILTS = st.tuples(st.floats(-40, 40), st.floats(-8, 8))
+
+
 @settings(deadline=None, max_examples=40)
 @given(
-    st.lists(st.tuples(ANGLE, st.floats(-40, 40), st.floats(-8, 8)), min_size=3, max_size=9),
+    st.lists(TILTS, min_size=8, max_size=8),
+    ANGLE,
+    st.lists(st.tuples(ANGLE, TILTS, st.sampled_from([-90, 90])), max_size=4),
     st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: np.linalg.norm(q) > 0.1),
 )
 def test_any_world_and_a_minority_on_its_side(
-    views: list[tuple[float, float, float]], world: tuple[float, ...]
+    tilts: list[tuple[float, float]],
+    start: float,
+    on_side: list[tuple[float, tuple[float, float], int]],
+    world: tuple[float, ...],
 ) -> None:
-    """The world's own axes say nothing, so turning it changes nothing."""
-    upright = [turned(*view) for view in views] * 2
-    lying = [turned(yaw, pitch / 2, roll + 90) for yaw, pitch, roll in views]
+    """Eight upright views all around, not quite level; the world's own axes say nothing."""
+    upright = [turned(start + 45 * k, *tilt) for k, tilt in enumerate(tilts)]
+    lying = [turned(yaw, pitch, roll + quarter) for yaw, (pitch, roll), quarter in on_side]
     poses = np.array([*upright, *lying])
     rolls = rolls_deg(poses, np.array([0.0, 0, 1]))
-    np.testing.assert_allclose(rolls[: len(upright)], [view[2] for view in views] * 2, atol=1e-6)
+    np.testing.assert_allclose(rolls[:8], [roll for _, roll in tilts], atol=1e-6)
     turn = quaternion_to_rotation(np.array(world))
     moved = poses.copy()
     moved[:, :, :3] = poses[:, :, :3] @ turn.T
     assert np.linalg.norm(up_direction(moved)) == pytest.approx(1)
     names = names_of(poses)
-    assert sideways(moved, names) == tuple(names[len(upright) :])
+    assert sideways(moved, names) == tuple(names[8:])
 
 
 def test_a_camera_that_looks_straight_up_is_on_no_side() -> None:
@@ -120,6 +128,13 @@ def test_cameras_around_a_table_look_down_and_are_upright() -> None:
     ring = [turned(yaw, -55, 0) for yaw in range(0, 360, 30)]
     poses = np.array([*ring, turned(10, -55, 90), turned(130, -55, -90)])
     assert sideways(poses, names_of(poses)) == ("12.JPG", "13.JPG")
+    np.testing.assert_allclose(up_direction(poses), [0, 0, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("second", [70, -70])
+def test_up_is_on_the_side_of_the_cameras_tops(second: float) -> None:
+    """Whichever of two axes comes first."""
+    poses = np.array([turned(0, -55, 0), turned(second, -55, 0)])
     np.testing.assert_allclose(up_direction(poses), [0, 0, 1], atol=1e-6)
 
 

@@ -1,10 +1,10 @@
 """Frames that stand on their side: shot upright, stored in the camera's landscape form.
 
 ETH3D has some, and a network that was trained on upright pictures sees them lying. Nothing in the
-file says so; the poses do. The scene's up direction is estimated from the poses alone: it is the
-one that makes most frames upright, made exact by the rule that the x axis of an upright camera is
-horizontal. A frame is sideways if its roll about the optical axis, against that direction, is
-between 45 and 135 degrees.
+file says so; the poses do. The scene's up direction is estimated from the poses alone: the x axes
+of two level cameras are horizontal, so their cross product is up. Of all pairs, and of the cameras'
+own tops, the direction is taken with which the frames agree best. A frame is sideways if its roll
+about the optical axis, against that direction, is between 45 and 135 degrees.
 
 Give the poses of the whole calibration where they are known: what most frames agree on is taken for
 upright, so in a handful that are mostly sideways the others would be named.
@@ -22,7 +22,9 @@ from vggt_deploy.geometry import Doubles
 SIDEWAYS_FROM_DEG, SIDEWAYS_TO_DEG = 45.0, 135.0
 # A camera that looks up or down so steeply has no roll: the up direction projects onto a point.
 _STEEPEST_DEG = 80.0
-_ROUNDS = 5
+# Cross products of axes nearer than this to each other are mostly noise.
+_NARROWEST_DEG = 5.0
+_MOST_FRAMES = 64  # whose axes are paired; a longer sequence is sampled evenly
 
 
 def sideways(extrinsics: Doubles, names: Sequence[str]) -> tuple[str, ...]:
@@ -47,30 +49,27 @@ def rolls_deg(extrinsics: Doubles, up: Doubles) -> Doubles:
     Positive where up is to the right in the picture. NaN for a camera within 10 degrees of looking
     straight up or down.
     """
-    seen = extrinsics[:, :, :3] @ up
-    rolls = np.degrees(np.arctan2(seen[:, 0], -seen[:, 1]))
-    steep = np.hypot(seen[:, 0], seen[:, 1]) < np.cos(np.radians(_STEEPEST_DEG))
-    return np.where(steep, np.nan, rolls)
+    return _rolls(extrinsics, up[None])[:, 0]
 
 
 def up_direction(extrinsics: Doubles) -> Doubles:
-    """[3], unit length, in the world of poses [S, 3, 4]: what most of the frames have upwards."""
-    right, up = extrinsics[:, 0, :3], -extrinsics[:, 1, :3]  # of each camera, in the world
-    best = up[int(np.argmin([_rolled(extrinsics, candidate) for candidate in up]))]
-    for _ in range(_ROUNDS):
-        upright = np.abs(rolls_deg(extrinsics, best)) < SIDEWAYS_FROM_DEG
-        # The unit vector with the least sum of squared products with the right axes. Where these
-        # are nearly one, as when all cameras look the same way, it can be any: then it is refused.
-        axes = right[upright]
-        vector = np.linalg.eigh(axes.T @ axes)[1][:, 0]
-        refined = vector if vector @ up[upright].sum(axis=0) > 0 else -vector
-        if _rolled(extrinsics, refined) > _rolled(extrinsics, best):
-            break
-        best = refined
-    return np.asarray(best)
+    """[3], unit length, in the world of poses [S, 3, 4], S of 1 and more."""
+    some = np.linspace(0, len(extrinsics) - 1, min(len(extrinsics), _MOST_FRAMES)).astype(int)
+    right, tops = extrinsics[some, 0, :3], -extrinsics[some, 1, :3]  # of each camera, in the world
+    first, second = np.triu_indices(len(some), 1)
+    crossed = np.cross(right[first], right[second])
+    length = np.linalg.norm(crossed, axis=1)
+    wide = length > np.sin(np.radians(_NARROWEST_DEG))
+    crossed = crossed[wide] / length[wide, None]
+    candidates = np.concatenate([tops, crossed, -crossed])
+    # Each roll counts up to 45 degrees: how far a frame is on its side says nothing.
+    rolls = np.abs(np.nan_to_num(_rolls(extrinsics, candidates), nan=SIDEWAYS_FROM_DEG))
+    cost = np.minimum(rolls, SIDEWAYS_FROM_DEG).sum(axis=0)
+    return np.asarray(candidates[int(np.argmin(cost))])
 
 
-def _rolled(extrinsics: Doubles, up: Doubles) -> float:
-    """How little the frames agree with `up`: the sum of their rolls, each counted up to 45."""
-    rolls = np.abs(np.nan_to_num(rolls_deg(extrinsics, up), nan=SIDEWAYS_FROM_DEG))
-    return float(np.minimum(rolls, SIDEWAYS_FROM_DEG).sum())
+def _rolls(extrinsics: Doubles, ups: Doubles) -> Doubles:
+    """As `rolls_deg`, for several up directions [C, 3]: [S, C]."""
+    across, upwards = extrinsics[:, 0, :3] @ ups.T, -extrinsics[:, 1, :3] @ ups.T
+    steep = np.hypot(across, upwards) < np.cos(np.radians(_STEEPEST_DEG))
+    return np.where(steep, np.nan, np.degrees(np.arctan2(across, upwards)))
