@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 from fake_comparison import FAKE_WORKER, Fake
+from rich.console import Console
 
+from vggt_deploy.compare import compare
 from vggt_deploy.compare.executors import opened
 from vggt_deploy.compare.report import REPORT_NAME
 from vggt_deploy.data.eth3d import write_scene
@@ -37,9 +39,10 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     store = {"object_store_memory": STORE_BYTES}
-    made = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **store}
-    )
+    # A dead node is known as dead after two seconds, not after twenty.
+    hasty = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": hasty, **store}
+    made = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
         made.add_node(num_cpus=1, **store)
     yield made
@@ -235,3 +238,48 @@ def test_no_cluster_at_the_address() -> None:
     ):
         pass
     assert "ray start --head" in caught.value.fix
+
+
+@pytest.mark.slow
+def test_real_variants_of_a_checkpoint_file_compute_the_same_on_nodes(
+    two_scenes: Path, both: Any, images_dir: Path, tmp_path: Path
+) -> None:
+    """Calibrated, prepared, exported and measured on nodes, with a model that is a file here."""
+    from safetensors.torch import save_file
+
+    from vggt_deploy.model.weights import open_weights
+
+    _, source = open_weights("random:vggt-tiny")
+    model = tmp_path / "model.safetensors"
+    save_file({key: source.load(key) for key in source.keys()}, model)  # noqa: SIM118
+    request: dict[str, Any] = {
+        "scenes": [two_scenes],
+        "schemes": "int8_pc_sym+static,int8_pc_sym+static+smooth",
+        "calibrate": images_dir,
+        "width": 56,
+        "threads": 1,
+        "warmup": 0,
+        "repeats": 1,
+        "console": Console(quiet=True),
+    }
+    here = compare(str(model), output_dir=tmp_path / "here", **request)
+    there = compare(
+        str(model),
+        output_dir=tmp_path / "there",
+        executor="ray",
+        ray_address=both.address,
+        **request,
+    )
+    assert [row.status for row in here.rows] == ["done"] * 5
+    untimed: dict[str, Any] = {"measured": None, "export": None, "command": ()}
+    assert [replace(row, **untimed) for row in there.rows] == [
+        replace(row, **untimed) for row in here.rows
+    ]
+    assert there.question == here.question
+    outputs = sorted(path.name for path in (tmp_path / "here" / "outputs").iterdir())
+    assert outputs == sorted(path.name for path in (tmp_path / "there" / "outputs").iterdir())
+    for name in outputs:
+        ours, theirs = (tmp_path / folder / "outputs" / name for folder in ("here", "there"))
+        assert ours.read_bytes() == theirs.read_bytes(), name
+    again = compare(str(model), output_dir=tmp_path / "there", resume=True, **request)
+    assert again.rows == there.rows

@@ -14,14 +14,16 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_comparison import FAKE_WORKER, Fake
+from rich.console import Console
 
-from vggt_deploy.compare import ComparisonReport
+from vggt_deploy.compare import ComparisonReport, Row, compare
 from vggt_deploy.compare.report import REPORT_NAME, SUMMARY_NAME
 from vggt_deploy.data.eth3d import write_scene
 from vggt_deploy.data.synthetic import render_views
@@ -196,3 +198,90 @@ def test_a_row_whose_outputs_were_damaged_since_is_measured_again(
     measured = [call for call in load.calls() if call.startswith("measure")]
     assert measured == ["measure torch/fp32", "measure onnxruntime/mixed"]
     assert describe(load.folder) == untouched
+
+
+@pytest.fixture(scope="module")
+def small_disk() -> Callable[..., list[str]]:
+    """`small_disk(folder, command)`: the command, run where the folder is a disk of 24 MB."""
+    mount = 'mount -t tmpfs -o size=24m none "$0" && exec "$@"'
+    inside = ["unshare", "--user", "--map-root-user", "--mount"]
+
+    def command(folder: Path, *words: str) -> list[str]:
+        return [*inside, "sh", "-c", mount, str(folder), *words]
+
+    try:
+        tried = subprocess.run(command(Path("/mnt"), "true"), capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("needs unshare, of util-linux")
+    if tried.returncode != 0:
+        pytest.skip(f"may not mount a small disk here: {tried.stderr.decode().strip()}")
+    return command
+
+
+@pytest.mark.parametrize(
+    "free, least, most", [(30_000, 0, 0), (1_200_000, 1, 3), (3_500_000, 4, 4)]
+)
+def test_a_full_disk_leaves_what_was_finished_and_resumes(
+    load: Fake,
+    small_disk: Callable[..., list[str]],
+    tmp_path: Path,
+    free: int,
+    least: int,
+    most: int,
+) -> None:
+    """Too small for the pictures; for the outputs of all variants; for an artifact of 4 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = Path(FAKE_WORKER).with_name("small_disk.py")
+    words = (sys.executable, str(script), str(disk), str(load.images), str(load.plan_path))
+    done = subprocess.run(
+        small_disk(disk, *words, str(free)), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert f"the disk of {disk / 'out'} is full" in found["ended"]
+    assert "--resume" in found["ended"]
+    failed = {name: how for name, how in found["kept"].items() if how != "done"}
+    assert [how for how in failed.values() if "No space left on device" not in how] == []
+    assert least <= len(found["kept"]) - len(failed) <= most
+    assert found["resumed"] == dict.fromkeys(LABELS, "done")
+
+
+@pytest.mark.slow
+def test_real_variants_killed_half_way_compute_the_same(three_scenes: Path, tmp_path: Path) -> None:
+    """The same with real workers: SIGKILL as soon as half of the rows are there."""
+    request: dict[str, Any] = {
+        "scenes": [three_scenes],
+        "schemes": SCHEMES,
+        "width": 56,
+        "threads": 1,
+        "warmup": 0,
+        "repeats": 1,
+        "console": Console(quiet=True),
+    }
+    whole = compare("random:vggt-tiny", output_dir=tmp_path / "whole", **request)
+    code = f"""
+        from rich.console import Console
+        from vggt_deploy.compare import compare
+        compare(
+            "random:vggt-tiny", scenes=[{str(three_scenes)!r}], schemes={SCHEMES!r}, width=56,
+            output_dir={str(tmp_path / "out")!r}, threads=1, warmup=0, repeats=1,
+            console=Console(quiet=True),
+        )
+    """
+    killed = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
+    while len(rows(tmp_path / "out")) < 4 and killed.poll() is None:
+        time.sleep(0.05)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert len(rows(tmp_path / "out")) < len(LABELS)
+    resumed = compare("random:vggt-tiny", output_dir=tmp_path / "out", resume=True, **request)
+    assert [row.label for row in resumed.rows if row.status == "done"] == LABELS
+    assert [computed(row) for row in resumed.rows] == [computed(row) for row in whole.rows]
+    for path in (tmp_path / "whole" / "outputs").iterdir():
+        assert path.read_bytes() == (tmp_path / "out" / "outputs" / path.name).read_bytes()
+
+
+def computed(row: Row) -> Row:
+    """What a row says without what was timed or weighed."""
+    return replace(row, measured=None, export=None, command=())

@@ -110,3 +110,19 @@ def test_a_worker_whose_parent_is_gone_ends(tmp_path: Path) -> None:
     outcome = start(tmp_path, code)
     assert outcome.returncode == 1
     assert "is gone" in outcome.tail[-1]
+
+
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="needs Linux")
+def test_a_worker_ends_before_the_sweep_when_memory_runs_out(tmp_path: Path) -> None:
+    """What the kernel goes by when it chooses: the score of the worker, and of who started it."""
+    code = """
+        import os
+        from pathlib import Path
+        from vggt_deploy.compare.processes import die_with_parent
+        die_with_parent(os.getppid())
+        for process in ("self", str(os.getppid())):
+            print(Path(f"/proc/{process}/oom_score_adj").read_text().strip())
+    """
+    worker, ours = map(int, start(tmp_path, code).tail)
+    assert worker == 1000
+    assert ours == int(Path("/proc/self/oom_score_adj").read_text()) < worker

@@ -160,11 +160,11 @@ def unpack(files: dict[str, Bytes], outputs: dict[str, Path]) -> None:
         try:
             for file, content in files.items():
                 if file == name:
-                    content.tofile(partial)
+                    _write(partial, content)
                 elif file.startswith(f"{name}/"):
                     path = partial / file.removeprefix(f"{name}/")
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    content.tofile(path)
+                    _write(path, content)
             if partial.exists():
                 _remove(target)
                 partial.rename(target)
@@ -201,6 +201,12 @@ def _read(path: Path) -> Iterator[Bytes]:
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             yield np.frombuffer(chunk, dtype=np.uint8)
+
+
+def _write(path: Path, content: Bytes) -> None:
+    # Not `tofile`, whose error on a full disk has no errno.
+    with path.open("wb") as file:
+        file.write(content.data)
 
 
 def _sha256(path: Path) -> str:
