@@ -172,7 +172,7 @@ def test_a_baseline_turned_by_a_known_angle(poses: Array, degrees: float) -> Non
         walked = placed(true[:, :, :3], np.stack([at[i], moved]))
         assert pair_errors_deg(walked, true) == pytest.approx([degrees], abs=1e-5)
         found = measured(walked, true)
-        assert found.rra_5 == 100.0
+        assert (found.rra_5, found.rra_15, found.rra_30) == (100.0, 100.0, 100.0)
         assert found.rta_5 == (100.0 if degrees < 5 else 0.0)
         assert found.rta_15 == (100.0 if degrees < 15 else 0.0)
         assert found.rta_30 == (100.0 if degrees < 30 else 0.0)

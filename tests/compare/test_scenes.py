@@ -155,6 +155,22 @@ def test_frames_that_can_not_be_followed_are_refused(rendered: Path, listed: Fra
         read(find_scenes(None, [rendered], max_images=None, frames=listed), skip_bad=True)
 
 
+def test_what_is_known_tells_one_question_from_another(rendered: Path) -> None:
+    """Depth, poses and the rays of a lens: any of them changed is another truth."""
+    scene = read(find_scenes(None, [rendered / "scene_1000001"], max_images=None)).first
+    assert scene.truth is not None
+    rays = np.zeros((VIEWS, HEIGHT, WIDTH, 2))
+    others = [
+        replace(scene.truth, depth=scene.truth.depth + np.float32(1e-3)),
+        replace(scene.truth, extrinsic=scene.truth.extrinsic + 1e-9),
+        replace(scene.truth, rays=rays),
+        replace(scene.truth, rays=rays + 1e-9),
+    ]
+    said = [replace(scene, truth=truth).to_json()["truth"]["sha256"] for truth in others]
+    said.append(scene.to_json()["truth"]["sha256"])
+    assert len(set(said)) == len(said)
+
+
 def test_no_pictures(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no JPG"):
         find_scenes(None, [tmp_path], max_images=None)
