@@ -24,6 +24,7 @@ from vggt_deploy.artifact import locked
 from vggt_deploy.compare.asking import identify_model
 from vggt_deploy.compare.baseline import changes
 from vggt_deploy.compare.calibration import ask_calibration
+from vggt_deploy.compare.contention import NOISY_SHARE
 from vggt_deploy.compare.devices import ask_device
 from vggt_deploy.compare.environment import Environment, usable_cpus
 from vggt_deploy.compare.executors import opened
@@ -246,7 +247,11 @@ def _report(
         environment=environment,
         command=tuple(sys.argv),
         rows=rows,
-        recommendations=recommend(rows, random_weights=random_weights),
+        recommendations=recommend(
+            rows,
+            random_weights=random_weights,
+            quiet_cpus=NOISY_SHARE * environment.usable_cpus,
+        ),
         notes=(scenes.note, *(item.note for item in asked if item is not None)),
         protocol=protocol_of(scenes),
     )
