@@ -146,6 +146,18 @@ def test_a_camera_gone_astray_does_not_make_all_else_small() -> None:
     astray = pack_scene([Cloud("a", points, far)], np.zeros((1000, 3), np.uint8))
     assert max(near["step"]) * STEPS > 2  # a camera near by is inside
     assert max(astray["step"]) * STEPS < 6
+    both = pack_scene(
+        [Cloud("a", points, None), Cloud("b", points, far)], np.zeros((1000, 3), np.uint8)
+    )
+    assert max(both["step"]) * STEPS < 2.5
+
+
+def test_a_camera_that_sees_nearly_all_around_is_drawn_small() -> None:
+    one = camera()
+    wide = Cameras(one.extrinsic, one.intrinsic.copy(), one.height, one.width, one.names)
+    wide.intrinsic[:, [0, 1], [0, 1]] = 1e-3
+    off = frustum_corners(wide, 1.0)[0] - camera_centres(wide)[0]
+    np.testing.assert_allclose(np.linalg.norm(off, axis=1), 2.5, rtol=1e-9)
 
 
 def test_clouds_of_one_view_are_the_same_pixels() -> None:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_deploy.errors import UsageError
+from vggt_deploy.pages.colours import ramp
 
 STEPS = 65534
 NOTHING = 65535
@@ -29,6 +30,8 @@ NOTHING = 65535
 # throws far away would make all others one dot.
 INNER_PERCENTILES = (1.0, 99.0)
 MARGIN = 0.2
+OTHERS_MARGIN = 0.4  # of the longest side: how far the box goes for cameras of further clouds
+MOST_CORNER = 2.5  # depths; the corner of a picture of 133 degrees
 FRUSTUM_PART = 0.05  # of the box's diagonal: how deep a camera is drawn
 
 Floats = NDArray[np.floating[Any]]
@@ -77,7 +80,7 @@ def camera_centres(cameras: Cameras) -> Doubles:
 
 def frustum_corners(cameras: Cameras, depth: float) -> Doubles:
     """Where the rays through a picture's corners are at that depth, [S, 4, 3]: top left, top
-    right, bottom right, bottom left.
+    right, bottom right, bottom left. No further than MOST_CORNER depths from the camera.
     """
     w, h = cameras.width, cameras.height
     u, v = np.array([0.0, w, w, 0.0]), np.array([0.0, 0.0, h, h])
@@ -86,6 +89,9 @@ def frustum_corners(cameras: Cameras, depth: float) -> Doubles:
     x = (u - k[:, 0, 2, None]) / k[:, 0, 0, None]
     y = (v - k[:, 1, 2, None]) / k[:, 1, 1, None]
     rays = np.stack([x, y, np.ones_like(x)], axis=-1) * depth
+    # A field of view near 180 degrees, which a broken network may predict, would fill the view.
+    length = np.linalg.norm(rays, axis=-1, keepdims=True)
+    rays *= np.minimum(1.0, MOST_CORNER * depth / np.maximum(length, 1e-12))
     moved = rays - cameras.extrinsic[:, None, :, 3]
     world: Doubles = np.einsum("sji,scj->sci", cameras.extrinsic[:, :, :3], moved)
     return world
@@ -113,6 +119,7 @@ def pack_scene(
         "step": ((high - low) / STEPS).tolist(),
         "count": len(colours),
         "unit": unit,
+        "distances": _scale(),
         "colours": _base64(np.ascontiguousarray(colours, dtype=np.uint8)),
         "clouds": [_pack(cloud, low, high, depth) for cloud in clouds],
     }
@@ -128,16 +135,18 @@ def _box(clouds: Sequence[Cloud]) -> tuple[Doubles, Doubles]:
     else:
         low, high = np.full(3, -1.0), np.full(3, 1.0)
     low, high = low - MARGIN * (high - low), high + MARGIN * (high - low)
-    # Where the first cloud's cameras stand belongs into the picture, but one that went astray does
-    # not make everything else small; those of the other clouds are drawn where they are, or beyond.
-    first = clouds[0].cameras
-    if first is not None:
-        centres = camera_centres(first)
+    # Where cameras stand belongs into the picture, but one that went astray does not make all else
+    # small: beyond the box it is cut off.
+    inner_low, inner_high, longest = low, high, float(np.max(high - low))
+    for cloud in clouds:
+        if cloud.cameras is None:
+            continue
+        room = longest * (1.0 if cloud is clouds[0] else OTHERS_MARGIN)
+        centres = camera_centres(cloud.cameras)
         centres = centres[np.isfinite(centres).all(axis=1)]
         if len(centres):
-            most = float(np.max(high - low))
-            low = np.maximum(np.minimum(low, centres.min(axis=0)), low - most)
-            high = np.minimum(np.maximum(high, centres.max(axis=0)), high + most)
+            low = np.minimum(low, np.maximum(centres.min(axis=0), inner_low - room))
+            high = np.maximum(high, np.minimum(centres.max(axis=0), inner_high + room))
     side = max(float(np.max(high - low)), 1e-6)
     flat = (high - low) < 1e-3 * side
     return np.where(flat, low - 0.5e-3 * side, low), np.where(flat, high + 0.5e-3 * side, high)
@@ -167,6 +176,14 @@ def _pack(cloud: Cloud, low: Doubles, high: Doubles, depth: float) -> dict[str, 
         "outside": finite - shown,
         "cameras": _pack_cameras(cloud.cameras, depth) if cloud.cameras is not None else [],
     }
+
+
+def _scale() -> list[tuple[float, str]]:
+    """The colours of errors, as the plotting library takes them: part of the range, colour."""
+    colours = ramp("error")[0]
+    last = len(colours) - 1
+    chosen = [*every_nth(last, 16).tolist(), last]
+    return [(i / last, "#" + bytes(colours[i]).hex()) for i in chosen]
 
 
 def _pack_cameras(cameras: Cameras, depth: float) -> list[dict[str, Any]]:

@@ -144,7 +144,7 @@
           array: own.map((p) => (p.all[2] === null ? 0 : p.all[2] - p.y)),
           arrayminus: own.map((p) => (p.all[1] === null ? 0 : p.y - p.all[1])),
         },
-        text: own.map((p) => `<b>${plain(p.v.label)}</b><br>${plain(measure.title)}: ${Pages.number(p.y)}${plain(unit)}${interval(p.all)}<br>${cost(p.v)}`),
+        text: own.map((p) => `<b>${plain(p.v.label)}</b><br>${plain(measure.title)}: ${Pages.number(p.y)} ${plain(measure.unit)}${interval(p.all)}<br>${cost(p.v)}`),
         hovertemplate: "%{text}<extra></extra>",
       };
     });

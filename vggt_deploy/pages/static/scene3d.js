@@ -5,6 +5,7 @@
   const STEPS = 65534;
   const NOTHING = 65535;
   const HOME = { turn: -Math.PI / 2, tilt: 0.42, distance: 1.35 };
+  const LONGEST = 1.3; // the box's longest side, in the units of the camera's distance
   const TURN = Math.PI / 16;
   const ZOOM = 1.18;
   const MOST_TILT = 1.5;
@@ -124,7 +125,7 @@
           color: far,
           cmin: 0,
           cmax: top,
-          colorscale: "Inferno",
+          colorscale: scene.distances,
           showscale: true,
           colorbar: {
             title: { text: scene.unit || "distance", side: "right" },
@@ -167,13 +168,16 @@
         const ends = [scene.low[k], scene.low[k] + STEPS * scene.step[k]].map((v) => sign * v);
         return { visible: false, range: ends.sort((a, b) => a - b), autorange: false };
       };
+      /* By the box, and not by what is shown in it: without the cameras nothing moves. */
+      const most = Math.max(...scene.step);
+      const side = (k) => (LONGEST * scene.step[k]) / most;
       const layout = {
         margin: { l: 0, r: 0, t: 0, b: 0 },
         paper_bgcolor: Pages.style("--view"),
         font: { color: Pages.style("--ink") },
         uirevision: "kept",
         scene: {
-          aspectmode: "data", dragmode: "turntable", uirevision: "kept",
+          aspectmode: "manual", aspectratio: { x: side(0), y: side(2), z: side(1) }, dragmode: "turntable", uirevision: "kept",
           xaxis: axis(0), yaxis: axis(2), zaxis: axis(1, -1), camera: camera(),
         },
       };
