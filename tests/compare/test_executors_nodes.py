@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -116,10 +118,15 @@ def test_the_local_executor_and_what_is_none() -> None:
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with (
         pytest.raises(CompareError, match="needs the package ray") as caught,
         opened("ray", command=()),
     ):
         pass
     assert "vggt-deploy[ray]" in caught.value.fix
+
+
+def test_ray_is_imported_only_when_it_is_asked_for() -> None:
+    code = "import sys, vggt_deploy.compare.pipeline as p; assert 'ray' not in sys.modules, p"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -162,7 +162,10 @@ def test_without_the_reference_all_that_runs_is_ended(
     assert time.monotonic() - begun < 60.0
 
 
-def test_interrupt_ends_the_jobs_on_the_nodes(fake: Fake, two_scenes: Path, both: Any) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_the_jobs_on_the_nodes_end_with_the_sweep(
+    fake: Fake, two_scenes: Path, both: Any, sent: signal.Signals
+) -> None:
     fake.plan({"torch/int8_pc_sym": "hang once"})
     code = f"""
         from rich.console import Console
@@ -180,9 +183,11 @@ def test_interrupt_ends_the_jobs_on_the_nodes(fake: Fake, two_scenes: Path, both
     deadline = time.monotonic() + 60.0
     while not mark.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    assert workers_of(fake)
+    process.send_signal(sent)
     _, said = process.communicate(timeout=60)
-    assert b"KeyboardInterrupt" in said
+    if sent == signal.SIGINT:
+        assert b"KeyboardInterrupt" in said
     deadline = time.monotonic() + 20.0
     while workers_of(fake) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -190,13 +195,12 @@ def test_interrupt_ends_the_jobs_on_the_nodes(fake: Fake, two_scenes: Path, both
 
 
 def workers_of(fake: Fake) -> list[str]:
-    """Process ids of fake workers that follow this plan."""
+    """Process ids of the fake workers that follow this plan."""
+    worker = b"\0".join((str(FAKE_WORKER).encode(), str(fake.plan_path).encode(), b"measure"))
     return [
         path.parent.name
         for path in Path("/proc").glob("[0-9]*/cmdline")
-        if str(fake.plan_path).encode() in command_line(path)
-        and b"hang" not in command_line(path)
-        and b"-c" not in command_line(path).split(b"\0")
+        if worker in command_line(path)
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 from rich.console import Console
 
 from vggt_deploy.compare import ComparisonReport, compare
+from vggt_deploy.compare.environment import describe_environment
+from vggt_deploy.compare.jobs import read_measure
+from vggt_deploy.compare.worker import run_compute
 from vggt_deploy.errors import CompareError
 
 
@@ -66,6 +70,29 @@ def test_integers_in_torch_and_onnxruntime_lose_the_same(labelled: dict[str, Any
     for name, metrics in torch_row.accuracy.items():
         assert metrics.relative_l2 > 1e-4, name  # it is quantized, and that shows
         assert metrics.relative_l2 == pytest.approx(onnx_row.accuracy[name].relative_l2, rel=0.02)
+
+
+def test_a_scene_computed_elsewhere_is_that_of_the_measurement(
+    report: ComparisonReport, tmp_path: Path
+) -> None:
+    """The job that a further scene is on another machine, on the pictures of the first."""
+    job = read_measure(report.folder / "work" / "torch-int8_pc_sym.job.json")
+    elsewhere = replace(job, arrays=str(tmp_path / "elsewhere.npz"), warmup=0, repeats=0)
+    assert run_compute(elsewhere) == {"scenes": 1}
+    measured = (report.folder / "outputs" / "torch-int8_pc_sym.npz").read_bytes()
+    assert (tmp_path / "elsewhere.npz").read_bytes() == measured
+    reference = (report.folder / "outputs" / "torch-fp32.npz").read_bytes()
+    assert reference != measured
+
+
+def test_rows_name_the_machine_that_timed_them(report: ComparisonReport) -> None:
+    machine = describe_environment().machine
+    assert [row.machine for row in report.rows] == [machine] * len(report.rows)
+    row = report.rows[1]
+    assert report.ratios(row).speedup_torch_fp32 is not None
+    elsewhere = replace(row, machine="Another CPU, 64 CPUs")
+    assert report.ratios(elsewhere).speedup_torch_fp32 is None
+    assert report.ratios(elsewhere).compression == report.ratios(row).compression
 
 
 def test_sizes(report: ComparisonReport, labelled: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -17,6 +18,8 @@ from vggt_deploy.compare.processes import Outcome, run_process
 from vggt_deploy.compare.question import Identity, Settings
 from vggt_deploy.compare.state import Paths
 from vggt_deploy.errors import CompareError
+
+_NO_SPACE = os.strerror(errno.ENOSPC)
 
 
 def ask(
@@ -61,7 +64,9 @@ def read_answer(kind: JobKind, outcome: Outcome, path: Path) -> dict[str, Any] |
         answer = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         message = outcome.describe() + (", but left no answer" if outcome.ok else "")
-        return Failure(stage, message, tail=outcome.tail)
+        full = any(_NO_SPACE in line for line in outcome.tail)
+        fix = "free some space on the disk, then --resume" if full else None
+        return Failure(stage, message, fix, outcome.tail)
     except ValueError as error:
         message = f"{outcome.describe()}, and its answer is not JSON: {error}"
         return Failure(stage, message, tail=outcome.tail)
