@@ -348,7 +348,18 @@ def test_depth_that_may_not_be_opened_is_named(copy: Path, monkeypatch: pytest.M
         read_depth(copy / DEPTHS / "DSC_0001.JPG", 336, 252)
 
 
-@pytest.mark.parametrize("value", [np.nan, 0.0, -1.0, -np.inf])
+@pytest.mark.parametrize("value", [np.nan, 0.0, np.inf])
+def test_values_that_say_unknown_become_infinity(copy: Path, value: float) -> None:
+    path = copy / DEPTHS / "DSC_0000.JPG"
+    depth = np.fromfile(path, dtype="<f4")
+    depth[[5, 99]] = value
+    depth.tofile(path)
+    expected = depth.copy()
+    expected[[5, 99]] = np.inf
+    np.testing.assert_array_equal(read_depth(path, 336, 252).ravel(), expected)
+
+
+@pytest.mark.parametrize("value", [-1.0, -1e-30, -np.inf])
 def test_values_that_no_depth_has_are_refused(copy: Path, value: float) -> None:
     path = copy / DEPTHS / "DSC_0000.JPG"
     depth = np.fromfile(path, dtype="<f4")

@@ -1,7 +1,7 @@
 """Scenes on disk in ETH3D's layout: pictures, calibration, ground-truth depth (see eth3d_layout).
 
 A depth file is H x W float32, little-endian, without a header, under a picture's name: metres along
-the optical axis, infinity where nothing is known. ETH3D's own belong to the pictures as they were
+the optical axis, infinity (or 0, or NaN) where nothing is known. ETH3D's own belong to the pictures as they were
 shot, so beside undistorted pictures they need `dslr_calibration_jpg`: the camera whose pixels they
 are. Pictures in a folder `images` or `color` (or beside it) with a folder `colmap` of COLMAP's text
 files are read in the same way.
@@ -163,8 +163,9 @@ def read_depth(
 ) -> NDArray[np.float32]:
     """Metres, inf = unknown: [height, width], or of the pixels `at` alone, in their shape.
 
-    Nothing but these pixels is read. A SceneError for a wrong size, and for values among them that
-    no depth has.
+    ETH3D writes infinity where nothing is known; other programs that read or write its files also
+    take 0 and NaN for that, and so does this. Nothing but these pixels is read. A SceneError for a
+    wrong size, and for negative values among them, which no depth has.
     """
     _check_depth_size(path, width, height)
     try:
@@ -172,12 +173,13 @@ def read_depth(
     except OSError as error:
         raise _unreadable(path, error) from error
     depth = np.array(stored if at is None else stored[at], dtype=np.float32)
-    wrong = int(np.count_nonzero(~(depth > 0)))
+    wrong = int(np.count_nonzero(depth < 0))
     if wrong:
         raise SceneError(
-            f"{path}: {wrong} of {depth.size} values are negative, zero or NaN, which no depth is",
-            "unknown depth is written as infinity; take the file from the data set again",
+            f"{path}: {wrong} of {depth.size} values are negative, which no depth is",
+            "take the file from the data set again: it may be no depth, or of another byte order",
         )
+    depth[~(depth > 0)] = np.inf
     return depth
 
 

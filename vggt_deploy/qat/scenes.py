@@ -84,7 +84,8 @@ def read_scenes(
         truth = None
         if with_truth:
             known = ground_truth(batch.paths, batch.placements, height, width)
-            if known is not None and known.depth is not None:
+            # The losses unproject by a matrix: a scene seen through a lens goes without truth.
+            if known is not None and known.depth is not None and known.rays is None:
                 truth = SceneTruth(known.extrinsic, known.intrinsic, known.depth)
         names = [f"{scene.name}/{path.name}" for path in batch.paths]
         scenes.append(
