@@ -61,8 +61,8 @@ class RayExecutor:
         self._cpus = timed[0].cpus
         self._timed = TimedNodes(timed, lambda: {name for name, _ in self._alive()})
         self._post = Post(ray.put)
-        # Begun again here and not by Ray, which counts a job that ate the memory of its node as
-        # one whose node failed, and begins that again without end.
+        # Begun again here and not by Ray, which begins a job that ate the memory of its node again
+        # without end, and does not say how often it began one.
         self._task = ray.remote(max_retries=0)(on_node)
         self._stopped = Event()
 
@@ -118,15 +118,17 @@ class RayExecutor:
         except NoNodeError:
             message = f"no node for it has been there for {GRACE_S:.0f} s{_times(lost)}"
             return Failure(stage, message, "add a node, then --resume")
-        except errors.OutOfMemoryError as error:
-            return Failure(stage, f"its node ran out of memory: {_first_line(error)}")
         except errors.RayTaskError as error:
             return Failure(stage, f"its node could not run it: {_first_line(error.cause)}")
         except errors.RayError as error:
             if self._stopped.is_set():
                 raise
+            ate = isinstance(error, errors.OutOfMemoryError)
+            if ate and timed:  # it had the node alone
+                return Failure(stage, f"its node ran out of memory: {_first_line(error)}")
             if len(lost) == MAX_RETRIES:
-                message = f"its node was lost{_times(lost)}: {_first_line(error)}"
+                why = "its node ran out of memory" if ate else "its node was lost"
+                message = f"{why}{_times(lost)}: {_first_line(error)}"
                 return Failure(stage, message, "look after the nodes, then --resume")
             lost.append(_first_line(error))
             return None
