@@ -18,6 +18,7 @@ from vggt_deploy.compare.baseline import changes
 from vggt_deploy.compare.report import PAGE_NAME, REPORT_NAME, Recommendation
 from vggt_deploy.compare.state import Folder
 from vggt_deploy.compare.truth_points import Alignment
+from vggt_deploy.errors import CompareError
 from vggt_deploy.pages.encode import PictureStore
 from vggt_deploy.records import ModelRecord
 from vggt_deploy.report.csv_table import csv_text
@@ -185,6 +186,17 @@ def test_the_page_is_written_whole_and_again(made: Any, monkeypatch: pytest.Monk
     assert not list(folder.root.glob(".report*"))
 
 
+def test_what_was_tidied_away_is_named(tmp_path: Path) -> None:
+    report = page_report(tmp_path, schemes=("fp16",))
+    folder = write_arrays(report)
+    assert page_text(report, folder)
+    for path in (folder.arrays(report.rows[1].variant), folder.images()):
+        path.unlink()
+        with pytest.raises(CompareError, match=path.name) as caught:
+            page_text(report, folder)
+        assert "--resume" in caught.value.fix
+
+
 # --- numbers
 
 
@@ -203,6 +215,18 @@ def test_the_table_has_the_numbers_of_the_report(made: Any) -> None:
     assert failed["Latency"].text == "-"
     assert failed["Latency"].sort is None
     assert failed["Status"].badge == "bad"
+
+
+def test_machines_are_named_where_there_are_several(made: Any) -> None:
+    report, _, _ = made
+    titles = [column.title for column in variant_table(report).columns]
+    assert "Machine" not in titles
+    rows = (report.rows[0], replace(report.rows[1], machine="Another CPU"), *report.rows[2:])
+    shown = variant_table(replace(report, rows=rows))
+    titles = [column.title for column in shown.columns]
+    cells = [dict(zip(titles, row.cells, strict=True))["Machine"].text for row in shown.rows]
+    assert cells[:2] == [report.rows[0].machine, "Another CPU"]
+    assert cells[-1] == "-"
 
 
 def test_a_loss_is_strong_where_its_interval_leaves_out_zero() -> None:

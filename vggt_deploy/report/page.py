@@ -18,6 +18,7 @@ import numpy as np
 from vggt_deploy.compare.report import CSV_NAME, PAGE_NAME, REPORT_NAME, ComparisonReport
 from vggt_deploy.compare.state import Folder
 from vggt_deploy.data.ground_truth import read_truth
+from vggt_deploy.errors import CompareError
 from vggt_deploy.pages.blocks import Scene
 from vggt_deploy.pages.colours import Kind, ramp
 from vggt_deploy.pages.encode import PictureStore, png_uri
@@ -66,7 +67,13 @@ def write_page(
 def page_text(
     report: ComparisonReport, folder: Folder, *, sensitivity: SensitivityTable | None = None
 ) -> str:
-    """The page."""
+    """The page.
+
+    Raises:
+        CompareError: a file of the comparison's folder that it is drawn from is missing.
+        RuntimeUnavailableError: jinja2 is not installed.
+    """
+    _check_there(report, folder)
     images = np.load(folder.images())
     truth = read_truth(folder.truth()) if folder.truth().is_file() else None
     store = PictureStore()
@@ -92,6 +99,17 @@ def page_text(
         scripts=(*SCRIPTS, "plots.js", "report.js"),
         styles=(*STYLES, "report.css"),
     )
+
+
+def _check_there(report: ComparisonReport, folder: Folder) -> None:
+    """Pictures and outputs are kept beside the report; someone may have tidied up."""
+    needed = [folder.arrays(row.variant) for row in report.rows if row.status == "done"]
+    missing = [path for path in (folder.images(), *needed) if not path.is_file()]
+    if missing:
+        raise CompareError(
+            f"{missing[0]} is not there, and report.html is drawn from it",
+            "run compare --resume in that folder: it measures again what is missing",
+        )
 
 
 def _words(report: ComparisonReport) -> dict[str, Any]:

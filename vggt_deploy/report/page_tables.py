@@ -32,6 +32,8 @@ class _Measure:
 def variant_table(report: ComparisonReport) -> Table:
     """All variants: what they cost, how good they are, what became of them."""
     used = [m for m in _MEASURES if any(m.there(row) for row in report.rows)]
+    if len({row.machine for row in report.rows if row.measured is not None}) > 1:
+        used.append(_MACHINE)
     columns = (
         Column("Variant", about="runtime / scheme + activations + treatment", number=False),
         *(measure.column for measure in used),
@@ -156,6 +158,15 @@ def _points(_: ComparisonReport, row: Row) -> Cell:
     return _cell(points.mean_relative if points else None, 5)
 
 
+_MACHINE = _Measure(
+    Column(
+        "Machine",
+        about="what it was timed on; times of different ones are not compared",
+        number=False,
+    ),
+    lambda _, row: Cell(row.machine or NOT_MEASURED, row.machine),
+    lambda row: row.machine is not None,
+)
 _MEASURES = (
     _Measure(
         Column("On disk", "MB", "all bytes of the artifact or engine; held: in memory, PyTorch"),

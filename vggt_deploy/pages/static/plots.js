@@ -137,7 +137,10 @@
         y: own.map((point) => point.y),
         marker: {
           color: colour, size: 11, symbol: own.map((p) => SYMBOLS[p.v.activations]),
-          line: { color: Pages.style("--paper"), width: 1.5 },
+          line: {
+            color: own.map((p) => Pages.style(p.v.advised.length ? "--ink" : "--paper")),
+            width: own.map((p) => (p.v.advised.length ? 2 : 1.5)),
+          },
         },
         error_y: {
           type: "data", symmetric: false, thickness: 1.2, width: 3, color: colour,
@@ -161,6 +164,7 @@
     said.textContent = [
       `${measure.better === "less" ? "Lower" : "Higher"} and further left is better; named are those that no other beats in both, where there is room.`,
       "Circle: float activations, diamond: dynamic, square: static. Drag to zoom, double-click to go back.",
+      points.some((p) => p.v.advised.length) ? "Ringed: recommended." : "",
       points.some((p) => p.all[1] !== null) ? "Bars: the 95 % interval." : "",
       without ? `${without} of ${source.variants.length} variants lack one of the two numbers${over.value === "disk" ? " (a PyTorch variant with integers is never a file)" : ""}.` : "",
     ].filter(Boolean).join(" ");
