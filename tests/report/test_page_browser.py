@@ -252,7 +252,11 @@ def test_plots_draw_and_answer_to_the_pointer(page_path: Path, open_page: OpenPa
     plot.scroll_into_view_if_needed()
     page.wait_for_selector("#plot-accuracy .point")
     assert page.locator("#plot-accuracy .point").count() == 4
-    page.evaluate("Plotly.Fx.hover('plot-accuracy', [{curveNumber: 1, pointNumber: 0}])")
+    page.evaluate(
+        "() => { const texts = document.getElementById('plot-accuracy').data[1].text; "
+        "const number = texts.findIndex((text) => text.includes('>onnxruntime/int8_pc_sym<')); "
+        "Plotly.Fx.hover('plot-accuracy', [{ curveNumber: 1, pointNumber: number }]); }"
+    )
     hover = page.locator("#plot-accuracy .hoverlayer").text_content() or ""
     assert "onnxruntime/int8_pc_sym" in hover
     assert "MB on disk" in hover
@@ -295,6 +299,17 @@ def test_nothing_serious_is_in_the_way_of_anyone(
     page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     page.wait_for_timeout(300)
     assert serious_violations(page) == []
+
+
+def test_of_fp32_alone_the_page_is_quiet_too(open_page: OpenPage, tmp_path: Path) -> None:
+    report = page_report(tmp_path, schemes=(), names=("one.png",), scenes=1)
+    page = open_page(write_page(report, write_arrays(report, truth=False)))
+    show_scene(page)
+    for section in page.locator("main section").all():
+        section.scroll_into_view_if_needed()
+        page.wait_for_timeout(60)
+    assert page.get_by_text("This is FP32 itself.").is_visible()
+    assert page.locator("#plot-over").input_value() == "latency"
 
 
 def test_a_script_that_was_written_into_the_page_does_not_run(

@@ -124,7 +124,7 @@ def _words(report: ComparisonReport) -> dict[str, Any]:
     environment = report.environment
     return {
         "subtitle": f"{where}, {images['height']} x {images['width']} pixels. "
-        f"{environment.cpu}, {environment.usable_cpus} CPUs. Made {report.created}.",
+        f"{environment.cpu}, {environment.usable_cpus} CPUs. Made {_moment(report.created)}.",
         "warnings": warnings(report),
         "advice": parts.advice(report),
         "variants": variant_table(report),
@@ -141,6 +141,12 @@ def _words(report: ComparisonReport) -> dict[str, Any]:
         "how_notes": parts.how_notes(report),
         "first_scene": report.scenes[0],
     }
+
+
+def _moment(created: str) -> str:
+    """2025-01-01T12:34:56Z -> 2025-01-01 12:34 UTC."""
+    day, _, time = created.partition("T")
+    return f"{day} {time[:5]} UTC" if time.endswith("Z") else created
 
 
 def _failures(report: ComparisonReport) -> tuple[Failed, ...]:

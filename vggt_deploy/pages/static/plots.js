@@ -91,7 +91,9 @@
       (other) => box[2] < other[0] || box[0] > other[2] || box[3] < other[1] || box[1] > other[3],
     );
     const found = [];
-    points.filter((p) => named.has(p.v.label)).forEach((p) => {
+    const wanted = points.filter((p) => named.has(p.v.label) || p.v.advised.length);
+    wanted.sort((a, b) => b.v.advised.length - a.v.advised.length);
+    wanted.forEach((p) => {
       const { x, y } = at(p);
       const width = 6.8 * p.v.scheme.length;
       const beside = x > 0.6 * wide ? ["right", -9] : ["left", 9];
@@ -129,7 +131,9 @@
     const unit = measure.unit ? `, ${measure.unit}` : "";
     const far = Math.max(...points.map((point) => point.x));
     const traces = Object.keys(NAMES).filter((r) => points.some((p) => p.v.runtime === r)).map((runtime) => {
-      const own = points.filter((point) => point.v.runtime === runtime);
+      // Those with a ring last: the legend shows the first one.
+      const own = points.filter((point) => point.v.runtime === runtime)
+        .sort((a, b) => a.v.advised.length - b.v.advised.length);
       const colour = Pages.style(`--${runtime}`);
       return {
         type: "scatter", mode: "markers", name: NAMES[runtime],
@@ -162,7 +166,7 @@
     Plotly.react(accuracy, traces, layout, CONFIG);
     const without = source.variants.length - points.length;
     said.textContent = [
-      `${measure.better === "less" ? "Lower" : "Higher"} and further left is better; named are those that no other beats in both, where there is room.`,
+      `${measure.better === "less" ? "Lower" : "Higher"} and further left is better; named are the recommended ones and those that no other beats in both, where there is room.`,
       "Circle: float activations, diamond: dynamic, square: static. Drag to zoom, double-click to go back.",
       points.some((p) => p.v.advised.length) ? "Ringed: recommended." : "",
       points.some((p) => p.all[1] !== null) ? "Bars: the 95 % interval." : "",
