@@ -12,6 +12,7 @@ latency is measured on the first scene for all of them.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,9 +65,13 @@ class Scene:
     def save(self, path: Path) -> None:
         """Write the pixels for the workers; the same question gives the same bytes."""
         temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as file:
-            np.save(file, self.pixels)
-        temporary.replace(path)
+        content = io.BytesIO()  # straight into a file, NumPy's error of a full disk has no errno
+        np.save(content, self.pixels)
+        try:
+            temporary.write_bytes(content.getbuffer())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def save_truth(self, path: Path) -> None:
         """Write what is known, for pages that are drawn after the comparison."""
