@@ -133,7 +133,8 @@
     const traces = Object.keys(NAMES).filter((r) => points.some((p) => p.v.runtime === r)).map((runtime) => {
       // Those with a ring last: the legend shows the first one.
       const own = points.filter((point) => point.v.runtime === runtime)
-        .sort((a, b) => a.v.advised.length - b.v.advised.length);
+        .sort((a, b) => (a.v.advised.length ? 2 : 0) + (a.v.activations !== "float")
+          - (b.v.advised.length ? 2 : 0) - (b.v.activations !== "float"));
       const colour = Pages.style(`--${runtime}`);
       return {
         type: "scatter", mode: "markers", name: NAMES[runtime],
