@@ -93,11 +93,11 @@ def _advice(report: ComparisonReport, item: Recommendation) -> Advice:
             figures.append(("on disk", f"{row.disk_bytes / 1e6:.2f}", "MB", smaller))
         if row.measured is not None:
             faster = ratios.speedup_torch_fp32
-            times = f"{faster:.2f} x the speed of FP32" if faster else ""
+            times = f"{faster:.2f} x the speed of torch/fp32" if faster else ""
             figures.append(("latency", f"{row.measured.latency.median_ms:.1f}", "ms", times))
         lost = row.truth_loss.auc_30 if row.truth_loss is not None else None
         if lost is not None:
-            cell = lost_cell(lost)
+            cell = lost_cell(lost, 2)
             figures.append(("AUC@30 lost", cell.text, "points", cell.small))
         elif row.geometry and row.geometry.depth:
             value = f"{row.geometry.depth.abs_rel:.2g}"

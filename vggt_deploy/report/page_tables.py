@@ -14,7 +14,7 @@ from vggt_deploy.compare.report import ComparisonReport, Row
 from vggt_deploy.pages.blocks import Cell, Column, Table
 from vggt_deploy.pages.blocks import Row as Line
 from vggt_deploy.pages.page import capital
-from vggt_deploy.report.text import Grid, fixed, signed
+from vggt_deploy.report.text import Grid, fixed
 
 NOT_MEASURED = "-"
 _BADGES = {"failed": "bad", "refused": "warn", "not run": "warn"}
@@ -122,25 +122,34 @@ def _abs_rel(_: ComparisonReport, row: Row) -> Cell:
     return _cell(row.truth.abs_rel if row.truth else None, 4)
 
 
-def _lost(name: str) -> Callable[[ComparisonReport, Row], Cell]:
+def _lost(name: str, digits: int) -> Callable[[ComparisonReport, Row], Cell]:
     def cell(report: ComparisonReport, row: Row) -> Cell:
         if row.label == report.reference.label:
             return Cell(NOT_MEASURED, None)
         found: Difference | None = getattr(row.truth_loss, name, None)
-        return lost_cell(found)
+        return lost_cell(found, digits)
 
     return cell
 
 
-def lost_cell(found: Difference | None) -> Cell:
-    """What was lost, with its interval; strong where the interval leaves no doubt of the sign."""
+def lost_cell(found: Difference | None, digits: int) -> Cell:
+    """What was lost, with its interval, to so many decimals.
+
+    Strong where the interval leaves no doubt of the sign, and the loss is one that can be seen in
+    these decimals: rounding alone gives a variant a tiny one in every scene.
+    """
     if found is None:
         return Cell(NOT_MEASURED, None)
     if found.low is None or found.high is None:
-        return Cell(signed(found.mean), found.mean, "one scene")
-    told = found.low > 0.0 or found.high < 0.0
-    small = f"{signed(found.low)} to {signed(found.high)}"
-    return Cell(signed(found.mean), found.mean, small, strong=told)
+        return Cell(_signed(found.mean, digits), found.mean, "one scene")
+    told = round(found.low, digits) > 0.0 or round(found.high, digits) < 0.0
+    small = f"{_signed(found.low, digits)} to {_signed(found.high, digits)}"
+    return Cell(_signed(found.mean, digits), found.mean, small, strong=told)
+
+
+def _signed(value: float, digits: int) -> str:
+    """With a sign, but for what is 0 in these decimals."""
+    return f"{value:+.{digits}f}" if round(value, digits) else f"{0.0:.{digits}f}"
 
 
 def _rotation(_: ComparisonReport, row: Row) -> Cell:
@@ -199,7 +208,7 @@ _MEASURES = (
         Column(
             "AUC@30 lost", "points", "against PyTorch FP32 on the same scenes; above 0 is worse"
         ),
-        _lost("auc_30"),
+        _lost("auc_30", 2),
         lambda row: row.truth_loss is not None and row.truth_loss.auc_30 is not None,
     ),
     _Measure(
@@ -209,7 +218,7 @@ _MEASURES = (
     ),
     _Measure(
         Column("AbsRel lost", "of depth", "against PyTorch FP32 on the same scenes"),
-        _lost("abs_rel"),
+        _lost("abs_rel", 4),
         lambda row: row.truth_loss is not None and row.truth_loss.abs_rel is not None,
     ),
     _Measure(

@@ -171,7 +171,7 @@
       "Circle: float activations, diamond: dynamic, square: static. Drag to zoom, double-click to go back.",
       points.some((p) => p.v.advised.length) ? "Ringed: recommended." : "",
       points.some((p) => p.all[1] !== null) ? "Bars: the 95 % interval." : "",
-      without ? `${without} of ${source.variants.length} variants lack one of the two numbers${over.value === "disk" ? " (a PyTorch variant with integers is never a file)" : ""}.` : "",
+      without ? `${without} of ${source.variants.length} variants lack one of the two numbers${over.value === "disk" ? " (of PyTorch, FP32 alone is a file)" : ""}.` : "",
     ].filter(Boolean).join(" ");
   }
 
