@@ -30,6 +30,7 @@ from vggt_deploy.pages.blocks import (
 )
 from vggt_deploy.pages.encode import png_uri
 from vggt_deploy.pages.page import capital, json_for_html, policy, render
+from vggt_deploy.pages.vendor import licence, vendored
 
 HOSTILE = (
     "</script><script>alert(1)</script>",
@@ -114,6 +115,13 @@ def test_a_page_points_at_nothing_outside() -> None:
             value = attributes.get(name)
             assert value is None or value.startswith(("data:", "#")), (tag, name, value)
         assert tag not in ("link", "iframe", "object", "embed", "base", "form")
+
+
+def test_libraries_come_with_their_licences() -> None:
+    words = "".join(read(page_of("word")).words)
+    for entry in vendored().values():
+        assert f"{entry.package} {entry.version} ({entry.licence})" in words
+        assert licence(entry).strip() in words
 
 
 def test_the_policy_names_the_scripts_of_the_page_and_no_others() -> None:

@@ -208,7 +208,7 @@ def test_the_scene_draws_turns_and_switches_in_the_same_view(
     assert np.abs(back.astype(int) - reference).mean() < 2.0
 
 
-def test_the_scene_moves_by_keyboard_and_leaves_the_wheel_to_the_page(
+def test_the_scene_moves_by_keyboard_leaves_the_wheel_to_the_page_and_puts_cameras_away(
     page_path: Path, open_page: OpenPage
 ) -> None:
     page = open_page(page_path)
@@ -230,16 +230,11 @@ def test_the_scene_moves_by_keyboard_and_leaves_the_wheel_to_the_page(
         page.wait_for_timeout(100)
         assert eye() != pytest.approx(last), key
     page.keyboard.press("0")
-    page.wait_for_timeout(100)
+    page.wait_for_timeout(200)
     assert eye() == pytest.approx(start)
-
-
-def test_the_cameras_can_be_put_away(page_path: Path, open_page: OpenPage) -> None:
-    page = open_page(page_path)
-    view = show_scene(page)
     with_cameras = screenshot_pixels(view)
     page.locator("#scene [data-part=cameras]").press("Space")
-    page.wait_for_timeout(400)
+    page.wait_for_timeout(300)
     changed = (screenshot_pixels(view) != with_cameras).any(axis=2)
     # The lines go, and nothing else moves.
     assert 0.0005 < changed.mean() < 0.05

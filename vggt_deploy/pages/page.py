@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vggt_deploy.errors import ArtifactError, DeployError, RuntimeUnavailableError
-from vggt_deploy.pages.vendor import library, vendored
+from vggt_deploy.pages.vendor import library, licence, vendored
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -74,7 +74,9 @@ def render(
             page_scripts=code,
             page_style="\n".join(style),
             page_data={name: json_for_html(value) for name, value in (data or {}).items()},
-            page_credits=[known[name] for name in wanted if not known[name].style],
+            page_credits=[
+                (known[name], licence(known[name])) for name in wanted if not known[name].style
+            ],
         )
     )
     return page
