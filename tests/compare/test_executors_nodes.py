@@ -51,6 +51,14 @@ def test_a_comparison_goes_on_with_the_cpu_that_it_was_timed_on() -> None:
     assert caught.value.message.endswith("it has Fast, Slow")
 
 
+def test_the_machine_of_the_sweep_is_timed_only_where_there_is_no_other() -> None:
+    ours = replace(node("1", cpus=16.0), ours=True)
+    assert names(choose_timed([ours, node("2"), node("3", "Fast", 8.0)], None)) == ["3"]
+    assert names(choose_timed([ours, node("2", cpus=16.0)], None)) == ["2"]
+    assert names(choose_timed([ours, node("2", "Fast")], "Slow")) == ["1"]
+    assert names(choose_timed([ours], None)) == ["1"]
+
+
 def test_other_versions_are_refused() -> None:
     check_same_versions([node("1"), node("2")], HERE)
     older = replace(HERE, versions={"torch": "2.7", "numpy": "2.1"})

@@ -295,7 +295,8 @@ def _describe_nodes(ray: Any) -> list[Node]:
                 f"the node at {address} can't say what it is: {_first_line(error)}",
                 "install this version of vggt-deploy on every node, or take the node away",
             ) from error
-        nodes.append(Node(node["NodeID"], address, _cpus(node), environment))
+        ours = node["NodeID"] == ray.get_runtime_context().get_node_id()
+        nodes.append(Node(node["NodeID"], address, _cpus(node), environment, ours))
     return nodes
 
 

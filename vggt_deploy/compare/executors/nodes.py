@@ -2,7 +2,8 @@
 
 Times of two kinds of machine can't stand in one table. So all timed jobs of a comparison run on
 nodes of one kind: the CPU that a former run was timed on, else the kind of which there are most
-nodes, then the one with most CPUs, then the first by name.
+nodes, then the one with most CPUs, then the first by name. The machine of the sweep, which judges
+one variant while the next is timed, is taken only where there is no other.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ _POLL_S = 1.0
 
 @dataclass(frozen=True)
 class Node:
-    """One machine. `cpus`: what Ray may give away of it."""
+    """One machine. `cpus`: what Ray may give away of it; `ours`: the sweep itself runs on it."""
 
     name: str
     address: str
     cpus: float
     environment: Environment
+    ours: bool = False
 
 
 def choose_timed(nodes: Sequence[Node], cpu: str | None) -> tuple[Node, ...]:
@@ -45,6 +47,7 @@ def choose_timed(nodes: Sequence[Node], cpu: str | None) -> tuple[Node, ...]:
             + ", ".join(sorted({node.environment.cpu for node in nodes})),
             "add such a node, or begin again in another folder with -o DIR",
         )
+    fitting = [node for node in fitting if not node.ours] or fitting
     count = Counter(_kind(node) for node in fitting)
     chosen = min(
         (_kind(node) for node in fitting), key=lambda kind: (-count[kind], -kind[1], kind[0])
