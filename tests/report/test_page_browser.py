@@ -28,7 +28,7 @@ from vggt_deploy.report.page import write_page
 from vggt_deploy.sensitivity.table import Entry, SensitivityTable
 
 HOSTILE = "</script><img src=x onerror=\"console.error('owned')\">'.png"
-VIEW = "#scene [data-part=view]"
+VIEW = "#cloud [data-part=view]"
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,8 @@ def sort(page: Any, press: Callable[[], None]) -> None:
 
 
 def show_scene(page: Any) -> Any:
-    page.locator("#scene").scroll_into_view_if_needed()
-    page.wait_for_selector("#scene [data-drawn]")
+    page.locator("#cloud").scroll_into_view_if_needed()
+    page.wait_for_selector("#cloud [data-drawn]")
     page.wait_for_timeout(400)  # the first frames of a software renderer
     return page.locator(VIEW)
 
@@ -190,19 +190,19 @@ def test_the_scene_draws_turns_and_switches_in_the_same_view(
     assert (turned != reference).mean() > 0.02
     eye = "(e) => JSON.stringify(e.layout.scene.camera.eye)"
     before = view.evaluate(eye)
-    page.locator("#scene [data-part=cloud]").select_option(label="onnxruntime/int4_g128")
-    page.wait_for_selector('#scene [data-drawn="onnxruntime/int4_g128"]')
+    page.locator("#cloud [data-part=cloud]").select_option(label="onnxruntime/int4_g128")
+    page.wait_for_selector('#cloud [data-drawn="onnxruntime/int4_g128"]')
     page.wait_for_timeout(300)
     assert json.loads(view.evaluate(eye)) == pytest.approx(json.loads(before))
     other = screenshot_pixels(view)
     assert (other != turned).any()
-    page.locator("#scene [data-part=colour]").select_option("distance")
+    page.locator("#cloud [data-part=colour]").select_option("distance")
     page.wait_for_timeout(400)
     assert (screenshot_pixels(view) != other).mean() > 0.02
     view.focus()
     page.keyboard.press("0")
-    page.locator("#scene [data-part=colour]").select_option("photo")
-    page.locator("#scene [data-part=cloud]").select_option(label="torch/fp32")
+    page.locator("#cloud [data-part=colour]").select_option("photo")
+    page.locator("#cloud [data-part=cloud]").select_option(label="torch/fp32")
     page.wait_for_timeout(500)
     back = screenshot_pixels(view)
     assert np.abs(back.astype(int) - reference).mean() < 2.0
@@ -233,7 +233,7 @@ def test_the_scene_moves_by_keyboard_leaves_the_wheel_to_the_page_and_puts_camer
     page.wait_for_timeout(200)
     assert eye() == pytest.approx(start)
     with_cameras = screenshot_pixels(view)
-    page.locator("#scene [data-part=cameras]").press("Space")
+    page.locator("#cloud [data-part=cameras]").press("Space")
     page.wait_for_timeout(300)
     changed = (screenshot_pixels(view) != with_cameras).any(axis=2)
     # The lines go, and nothing else moves.

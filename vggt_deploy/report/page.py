@@ -173,7 +173,7 @@ def _contents(context: dict[str, Any]) -> list[tuple[str, str]]:
         ("truth", "By the truth", bool(context["truth_parts"])),
         ("changes", "Changes", context["changes"] is not None),
         ("pictures", "Pictures", True),
-        ("scene", "3D", True),
+        ("cloud", "3D", True),
         ("sensitivity", "Layers", context["heat"] is not None),
         ("fp32", "Against FP32", bool(context["fp32_parts"])),
         ("engines", "Engines", context["engines"] is not None),
