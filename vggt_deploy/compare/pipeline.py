@@ -41,7 +41,7 @@ from vggt_deploy.compare.report import (
 )
 from vggt_deploy.compare.rows import Sweep
 from vggt_deploy.compare.scenes import Scenes, check_asked, find_scenes, read_scenes
-from vggt_deploy.compare.state import Folder, begin, check_folder
+from vggt_deploy.compare.state import Folder, begin, check_folder, timed_cpu
 from vggt_deploy.compare.variants import parse_variants
 from vggt_deploy.data.frame_lists import load_frame_list
 from vggt_deploy.errors import CompareError
@@ -172,8 +172,9 @@ def compare(
     )
     folder = Folder(Path(output_dir).expanduser().absolute())
     console = console or Console(stderr=True)
+    cpu = timed_cpu(folder) if resume else None
     with (
-        opened(executor, command=worker_command, address=ray_address) as runner,
+        opened(executor, command=worker_command, address=ray_address, cpu=cpu) as runner,
         locked(folder.root),
     ):
         if threads is None:
