@@ -255,6 +255,9 @@ def test_the_plots_have_the_numbers_of_the_report(made: Any) -> None:
     loss = row.truth_loss.auc_30
     assert one["measures"]["auc_30_lost"] == [loss.mean, loss.low, loss.high]
     assert data["variants"][-1]["latency"] is None
+    assert data["first"] == report.recommendations[0].label
+    plain = replace(report, recommendations=(Recommendation("edge", "torch/fp32", "small"),))
+    assert plot_data(plain)["first"] is None
 
 
 def test_error_by_the_truth() -> None:

@@ -100,10 +100,16 @@ def plot_data(report: ComparisonReport) -> dict[str, Any]:
             {"key": m.key, "title": m.title, "unit": m.unit, "better": m.better} for m in measures
         ],
         "reference": report.reference.label,
-        "first": next((r.label for r in report.recommendations if r.label is not None), None),
+        "first": _first(report),
         "calls": report.question["repeats"],
         "variants": [_variant(report, row, measures, wanted) for row in report.rows],
     }
+
+
+def _first(report: ComparisonReport) -> str | None:
+    """Whose pictures are shown first: the first recommended variant that is not FP32 itself."""
+    rows = (report.row(item.label) for item in report.recommendations if item.label is not None)
+    return next((row.label for row in rows if row is not None and row.scheme != "fp32"), None)
 
 
 def _variant(
