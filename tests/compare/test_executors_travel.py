@@ -148,20 +148,22 @@ def texts(value: object) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ROUTES)
-def test_no_path_of_this_machine_goes_along(here: Path, kind: JobKind) -> None:
+def test_no_path_of_this_machine_goes_along(here: Path, tmp_path: Path, kind: JobKind) -> None:
     job = jobs(here)[kind]
     assert any(str(here) in text for text in texts(asdict(job)))
     journey = plan_journey(kind, job)
     assert [text for text in texts(journey.job) if str(here) in text] == []
     for path in journey.inputs.values():
         assert path.is_file()
-    there = arrive(journey.job, journey.moved, Path("/there"))
-    paths = [text for text in texts(there) if text.startswith("/there/")]
+    scratch = tmp_path / "there"
+    there = arrive(journey.job, journey.moved, scratch)
+    paths = [text for text in texts(there) if text.startswith(str(scratch))]
     assert len(paths) == len(set(paths)) == len(journey.moved)
+    assert all(Path(path).parent.is_dir() for path in paths)
 
 
 def test_a_path_that_no_route_names_would_be_noticed(
-    here: Path, monkeypatch: pytest.MonkeyPatch
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     route = travel.Route(
         **{f.name: getattr(ROUTES["measure"], f.name) for f in fields(travel.Route)}
@@ -169,7 +171,7 @@ def test_a_path_that_no_route_names_would_be_noticed(
     less = travel.Route(tuple(x for x in route.inputs if x != "prepared"), (), route.outputs)
     monkeypatch.setitem(ROUTES, "measure", less)
     with pytest.raises(AssertionError):
-        test_no_path_of_this_machine_goes_along(here, "measure")
+        test_no_path_of_this_machine_goes_along(here, tmp_path, "measure")
 
 
 def test_of_a_folder_to_look_at_the_pictures_alone_travel(here: Path, tmp_path: Path) -> None:
@@ -196,13 +198,13 @@ def test_of_a_folder_to_look_at_the_pictures_alone_travel(here: Path, tmp_path: 
     "spec", ["random:vggt-tiny:3", "vggt-nano", "out/model", "facebook/VGGT-1B"]
 )
 def test_a_model_that_is_no_file_here_stays_as_it_is(
-    here: Path, monkeypatch: pytest.MonkeyPatch, spec: str
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str
 ) -> None:
     monkeypatch.chdir(here)
     assert not is_local(spec)
     job = jobs(here)["calibrate"]
     journey = plan_journey("calibrate", _with_model(job, spec))
-    assert arrive(journey.job, journey.moved, Path("/there"))["model"]["spec"] == spec
+    assert arrive(journey.job, journey.moved, tmp_path / "there")["model"]["spec"] == spec
 
 
 def test_a_folder_with_a_checkpoint_travels_whole(here: Path) -> None:

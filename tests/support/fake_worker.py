@@ -144,6 +144,7 @@ def write_outputs(job: dict[str, Any], behaviour: str) -> None:
 
 
 def measure(job: dict[str, Any], behaviour: str) -> None:
+    assert job["size_probe"] is None or Path(job["size_probe"]).parent.is_dir()
     write_outputs(job, behaviour)
     ms = {"fp32": 100.0, "int8_pc_sym": 40.0}.get(job["scheme"], 150.0)
     samples = [ms + i for i in range(job["repeats"])]

@@ -83,8 +83,6 @@ def run_parcel(parcel: Parcel, fetch: Fetch) -> Returned:
                 for chunk in chunks:
                     file.write(fetch(chunk).data)
         job = arrive(parcel.job, parcel.moved, scratch) | {"parent": os.getpid()}
-        for name in (*parcel.outputs, parcel.job["answer"]):
-            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
         write_json(scratch / "job.json", job)
         command = [sys.executable if word is None else word for word in parcel.command]
         log = scratch / "log"

@@ -115,10 +115,14 @@ def plan_journey(kind: JobKind, job: Job) -> Itinerary:
 
 
 def arrive(job: dict[str, Any], moved: Sequence[str], scratch: Path) -> dict[str, Any]:
-    """The job with paths on this machine: the names of `plan_journey`, below `scratch`."""
+    """The job with paths on this machine: the names of `plan_journey`, below `scratch`. The folders
+    that they are in are made.
+    """
     data = copy.deepcopy(job)
     for field in moved:
-        _set(data, field, str(scratch / _get(data, field)))
+        path = scratch / _get(data, field)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _set(data, field, str(path))
     return data
 
 
