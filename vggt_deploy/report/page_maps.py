@@ -2,7 +2,7 @@
 
 For each picture of the first scene, and each finished variant:
 
-    depth        of the point of view of that picture; one range for FP32 and all variants: the 2nd
+    depth        as computed; one range for FP32 and all variants: the 2nd
                  to the 98th percentile of FP32's on that picture
     difference   variant minus FP32, not aligned; one range for all variants of a picture: the
                  median over the variants of the 99th percentile of |difference|, so that neither a
