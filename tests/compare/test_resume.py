@@ -19,7 +19,8 @@ from PIL import Image
 
 from vggt_deploy.artifact import locked
 from vggt_deploy.compare import rows
-from vggt_deploy.compare.state import differences
+from vggt_deploy.compare.environment import describe_environment
+from vggt_deploy.compare.state import Folder, differences, timed_cpu
 from vggt_deploy.errors import ArtifactError, CompareError
 
 
@@ -190,6 +191,22 @@ def test_a_full_disk_loses_nothing(fake: Any, monkeypatch: pytest.MonkeyPatch) -
             fake.run(runtimes="torch")
     assert "--resume" in caught.value.fix
     assert [row.status for row in fake.run(runtimes="torch", resume=True).rows] == ["done"] * 3
+
+
+def test_the_cpu_that_a_comparison_is_timed_on(fake: Any) -> None:
+    folder = Folder(fake.folder)
+    assert timed_cpu(folder) is None
+    fake.run(runtimes="torch", schemes="fp32")
+    assert timed_cpu(folder) == describe_environment().cpu
+    question = fake.folder / "question.json"
+    for other in ("{}", "[]", '{"machine": null}', '{"machine": {"cpu": 1}}'):
+        question.write_text(other)
+        assert timed_cpu(folder) is None
+        with pytest.raises(CompareError, match="another question"):
+            fake.run(runtimes="torch", schemes="fp32", resume=True)
+    question.write_text("{")
+    with pytest.raises(CompareError, match="can't be read"):
+        timed_cpu(folder)
 
 
 def test_differences_name_the_place() -> None:

@@ -198,9 +198,15 @@ def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
 
 
 def timed_cpu(folder: Folder) -> str | None:
-    """The CPU that the comparison in the folder is timed on; None where none was begun."""
+    """The CPU that the comparison in the folder is timed on; None where none was begun, or its
+    question is of another kind, which `begin` then says.
+    """
     path = folder.root / QUESTION_NAME
-    return str(_read_question(path)["machine"]["cpu"]) if path.is_file() else None
+    try:
+        cpu = _read_question(path)["machine"]["cpu"]
+    except (FileNotFoundError, KeyError, TypeError):
+        return None
+    return cpu if isinstance(cpu, str) else None
 
 
 def save_row(folder: Folder, variant: Variant, row: Row) -> None:
