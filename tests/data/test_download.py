@@ -23,12 +23,14 @@ from hypothesis import strategies as st
 
 from vggt_deploy.data import download as module
 from vggt_deploy.data.download import Downloaded, DownloadError, Patience, download
-from vggt_deploy.data.http import answer
+from vggt_deploy.data.http import answer, checked_base, content_length, content_range
+from vggt_deploy.data.parts import Origin, Part
 from vggt_deploy.errors import ArtifactError
 from vggt_deploy.progress import silent
 
 BODY = random.Random(3).randbytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
+NOTHING_KNOWN: dict[str, Any] = {"expected_bytes": None, "expected_sha256": None}
 QUICK = Patience(connect_s=5, read_s=5, attempts=3, first_pause_s=0.0)
 
 
@@ -228,9 +230,8 @@ def test_a_part_of_unknown_origin_is_not_used(server: ArchiveServer, tmp_path: P
 def test_a_part_that_is_whole_needs_no_request(server: ArchiveServer, tmp_path: Path) -> None:
     served = server.files["/a.7z"] = Served(BODY)
     (tmp_path / "a.7z.part").write_bytes(BODY)
-    origin = module._Origin(server.url("/a.7z"), len(BODY), served.tag, None)
-    job = module._Job(origin.url, tmp_path / "a.7z", None, None, "", silent, module._nothing)
-    module._write_origin(job, origin)
+    origin = Origin(server.url("/a.7z"), len(BODY), served.tag, None)
+    Part(origin.url, tmp_path / "a.7z").write_origin(origin)
     assert fetch(server, tmp_path).requests == 0
     assert server.log == []
 
@@ -365,12 +366,10 @@ def test_too_little_space_is_said_before_anything_is_received(
 def test_a_full_disk_is_said_as_such(server: ArchiveServer, tmp_path: Path) -> None:
     server.files["/a.7z"] = Served(BODY)
     (tmp_path / "a.7z.part").symlink_to("/dev/full")
-    job = module._Job(
-        server.url("/a.7z"), tmp_path / "a.7z", None, None, "", silent, module._nothing
-    )
-    response = httpx.Response(200, content=iter([BODY]))
+    part = Part(server.url("/a.7z"), tmp_path / "a.7z")
+    job = module._Job(part, None, None, b"", 10**9, "", silent, module._nothing)
     with pytest.raises(DownloadError, match=os.strerror(errno.ENOSPC)):
-        module._write(job, response, 0, len(BODY))
+        module._pour(job, iter([BODY]), part.path, 0, len(BODY))
 
 
 def test_killed_in_the_middle_it_goes_on_where_it_was(
@@ -397,6 +396,235 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(
     assert fetch(server, tmp_path).resumed_from == have
     assert [asked.range for asked in server.log] == [f"bytes={have}-"]
     assert (tmp_path / "a.7z").read_bytes() == BODY
+
+
+def begun(server: ArchiveServer, folder: Path, received: int = 100_000, **more: Any) -> Served:
+    """A part of BODY of which so much was received; how the file was served."""
+    served = server.files["/a.7z"] = Served(BODY, cut_after=[received, *[0] * 9], **more)
+    with pytest.raises(DownloadError, match="brought nothing new"):
+        fetch(server, folder, **NOTHING_KNOWN)
+    assert (folder / "a.7z.part").stat().st_size == received
+    served.cut_after.clear()
+    server.log.clear()
+    return served
+
+
+@pytest.mark.parametrize(
+    "page, more, words",
+    [
+        ({"headers": {"Content-Type": "text/html; charset=utf-8"}}, {}, "a web page"),
+        ({"headers": {"Content-Type": "TEXT/HTML"}, "chunked": True}, {}, "a web page"),
+        ({}, {"signature": BODY[:6]}, "sends something else"),
+        ({"chunked": True}, {"signature": BODY[:6]}, "sends something else"),
+        ({}, {"expected_bytes": len(BODY)}, "expected 300000"),
+        ({"chunked": True}, {"expected_bytes": len(BODY)}, "expected 300000"),
+    ],
+)
+def test_what_is_sent_instead_does_not_cost_the_part(
+    server: ArchiveServer,
+    tmp_path: Path,
+    page: dict[str, Any],
+    more: dict[str, Any],
+    words: str,
+) -> None:
+    begun(server, tmp_path)
+    served = server.files["/a.7z"]
+    server.files["/a.7z"] = Served(b"<html>Sign in</html>", ranges=False, **page)
+    with pytest.raises(DownloadError, match=words):
+        fetch(server, tmp_path, **{**NOTHING_KNOWN, **more})
+    assert left(tmp_path) == ["a.7z.part", "a.7z.part.json"]
+    server.files["/a.7z"] = served
+    assert fetch(server, tmp_path, signature=BODY[:6]).resumed_from == 100_000
+    assert (tmp_path / "a.7z").read_bytes() == BODY
+
+
+def test_nothing_at_all_is_no_file(server: ArchiveServer, tmp_path: Path) -> None:
+    served = begun(server, tmp_path)
+    server.files["/a.7z"] = Served(b"", ranges=False, chunked=True)
+    with pytest.raises(DownloadError, match="the server sent nothing"):
+        fetch(server, tmp_path, **NOTHING_KNOWN)
+    server.files["/a.7z"] = served
+    assert fetch(server, tmp_path).resumed_from == 100_000
+
+
+@pytest.mark.parametrize("sent, kept", [(50_000, 100_000), (150_000, 150_000)])
+def test_a_body_that_begins_anew_is_kept_once_it_holds_more(
+    server: ArchiveServer, tmp_path: Path, sent: int, kept: int
+) -> None:
+    served = begun(server, tmp_path)
+    served.ranges, served.cut_after = False, [sent, *[0] * 9]
+    with pytest.raises(DownloadError, match=f"{kept} bytes are here"):
+        fetch(server, tmp_path)
+    assert (tmp_path / "a.7z.part").read_bytes() == BODY[:kept]
+    assert left(tmp_path) == ["a.7z.part", "a.7z.part.json"]
+    served.ranges, served.cut_after = True, []
+    fetch(server, tmp_path)
+    assert server.log[-1].range == f"bytes={kept}-"
+
+
+def test_a_changed_file_begins_again_and_is_gone_on_with(
+    server: ArchiveServer, tmp_path: Path
+) -> None:
+    begun(server, tmp_path)
+    changed = BODY[:6] + BODY[:5:-1]
+    server.files["/a.7z"] = Served(changed, cut_after=[50_000])
+    fetched = fetch(server, tmp_path, signature=BODY[:6], **NOTHING_KNOWN)
+    assert [asked.range for asked in server.log] == ["bytes=100000-", "bytes=50000-"]
+    assert (tmp_path / "a.7z").read_bytes() == changed
+    assert fetched.resumed_from == 0
+
+
+def test_what_was_left_is_not_claimed_where_the_server_began_again(
+    server: ArchiveServer, tmp_path: Path
+) -> None:
+    begun(server, tmp_path).ranges = False
+    assert fetch(server, tmp_path).resumed_from == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"range_tag": '"another"'},
+        {"headers": {"Last-Modified": "Tue, 06 Jan 2026 00:00:00 GMT"}},
+        {"range_total": "300001"},
+        {"range_total": "9" * 5000},
+    ],
+)
+def test_two_versions_are_not_glued_together(
+    server: ArchiveServer, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    date = {"Last-Modified": "Mon, 05 Jan 2026 00:00:00 GMT"}
+    begun(server, tmp_path, headers=date)
+    tag = Served(BODY).tag
+    changed = Served(BODY[::-1], etag=tag, ignores_if_range=True)
+    for name, value in {"headers": date, **wrong}.items():
+        setattr(changed, name, value)
+    server.files["/a.7z"] = changed
+    fetch(server, tmp_path, **NOTHING_KNOWN)
+    assert [asked.status for asked in server.log] == [206, 200]
+    assert (tmp_path / "a.7z").read_bytes() == BODY[::-1]
+
+
+def test_lengths_of_too_many_digits_are_none() -> None:
+    for digits, known in ((18, True), (19, False), (5000, False)):
+        number = "9" * digits
+        response = httpx.Response(206, headers={"Content-Length": number})
+        assert content_length(response) == (int(number) if known else None)
+        for text in (f"bytes 0-1/{number}", f"bytes {number}-9/10", f"bytes 0-{number}/10"):
+            response = httpx.Response(206, headers={"Content-Range": text})
+            assert (content_range(response) != (None, None)) is known
+
+
+@pytest.mark.parametrize("tag", ['"\xe9"', '"' + "x" * 300 + '"', '"\u1234"', '"v"\r\nEvil: 1'])
+def test_a_version_that_can_not_be_sent_back_is_none(
+    server: ArchiveServer, tmp_path: Path, tag: str
+) -> None:
+    origin = Origin(server.url("/a.7z"), len(BODY), tag, None)
+    assert origin.version is None
+    assert Origin(origin.url, None, tag, "Mon").version == "Mon"
+    Part(origin.url, tmp_path / "a.7z").write_origin(origin)  # as an earlier release kept it
+    (tmp_path / "a.7z.part").write_bytes(BODY[:1000])
+    server.files["/a.7z"] = Served(BODY)
+    assert fetch(server, tmp_path).resumed_from == 0
+    assert [asked.range for asked in server.log] == [None]
+
+
+def test_a_version_that_is_not_ascii_does_not_end_a_download(
+    server: ArchiveServer, tmp_path: Path
+) -> None:
+    server.files["/a.7z"] = Served(BODY, etag='"\xe9"', cut_after=[1000])
+    assert fetch(server, tmp_path).requests == 2
+    assert (tmp_path / "a.7z").read_bytes() == BODY
+
+
+def test_a_body_of_unknown_length_has_a_bound(server: ArchiveServer, tmp_path: Path) -> None:
+    told: list[int] = []
+    server.files["/a.7z"] = Served(BODY * 20, chunked=True)
+    with pytest.raises(DownloadError, match="more than 1000000 are not received"):
+        fetch(
+            server,
+            tmp_path,
+            max_bytes=1_000_000,
+            progress=lambda stage, done, total: told.append(done),
+            **NOTHING_KNOWN,
+        )
+    assert max(told) < 2_000_000
+    assert left(tmp_path) == []
+    server.files["/a.7z"] = Served(BODY)
+    with pytest.raises(DownloadError, match="more than 299999 are not"):
+        fetch(server, tmp_path, max_bytes=299_999, **NOTHING_KNOWN)
+    assert fetch(server, tmp_path, max_bytes=300_000, **NOTHING_KNOWN).bytes == 300_000
+
+
+def test_space_is_looked_at_again_as_a_body_of_unknown_length_grows(
+    server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed: list[int] = []
+
+    def looked(path: Path, bytes_: int) -> None:
+        needed.append(bytes_)
+        if len(needed) == 3:
+            raise ArtifactError("are free", "")
+
+    monkeypatch.setattr(module, "require_free_space", looked)
+    monkeypatch.setattr(module, "_LOOK_BYTES", 100_000)
+    server.files["/a.7z"] = Served(BODY, chunked=True)
+    with pytest.raises(ArtifactError, match="are free"):
+        fetch(server, tmp_path, beside_bytes=lambda total: total, **NOTHING_KNOWN)
+    assert needed[0] == 100_000  # before the first byte
+    assert 200_000 <= needed[1] < needed[2] - 100_000 < 400_000
+
+
+@pytest.mark.parametrize(
+    "variable, value, words",
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:9", r"ALL_PROXY speaks SOCKS"),
+        ("HTTPS_PROXY", "socks4://me:secret@host:1", "address of a proxy.*HTTPS_PROXY"),
+        ("http_proxy", "http://me:sec/ret@host:x", "address of a proxy.*http_proxy"),
+        ("SSL_CERT_FILE", "/nope.pem", "certificates can't be read.*SSL_CERT_FILE"),
+        ("SSL_CERT_FILE", __file__, "certificates can't be read.*SSL_CERT_FILE"),
+    ],
+)
+def test_settings_that_can_not_be_used_are_named(
+    server: ArchiveServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    words: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    for name in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv(variable, value)
+    server.files["/a.7z"] = Served(BODY)
+    with pytest.raises(DownloadError, match=words) as raised:
+        fetch(server, tmp_path)
+    assert "unset it" in raised.value.fix
+    assert "sec" not in str(raised.value)
+    monkeypatch.delenv(variable)
+    assert fetch(server, tmp_path).bytes == len(BODY)
+
+
+@pytest.mark.parametrize("url", ["http://m/x?token=a", "http://m/x#a", "http://m/?", "ftp://m"])
+def test_a_base_takes_names(url: str) -> None:
+    with pytest.raises(DownloadError, match="not an address"):
+        checked_base(url)
+    assert checked_base("http://m/x/") == "http://m/x"
+
+
+def test_who_waits_for_the_whole_file_is_told_before_it_has_its_name(
+    server: ArchiveServer, tmp_path: Path
+) -> None:
+    server.files["/a.7z"] = Served(BODY)
+    told: list[tuple[Downloaded, bool]] = []
+    got = fetch(server, tmp_path, whole=lambda it: told.append((it, it.path.exists())))
+    assert told == [(got, False)]
+    server.files["/a.7z"] = Served(BODY[::-1])
+    with pytest.raises(DownloadError, match="SHA-256"):
+        fetch(server, tmp_path, whole=lambda it: told.append((it, True)))
+    assert len(told) == 1
 
 
 @settings(

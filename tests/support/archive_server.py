@@ -27,6 +27,8 @@ class Served:
     cut_after: bytes of the body that are sent before the connection is cut
     statuses: answered with these instead
     claimed: Content-Length where it is not the truth; chunked: no Content-Length at all
+    range_total, range_tag: what an answer to a range says where it is not the truth
+    headers: more of them, as they are
     pause_s: after each block of 64 KiB, so that a test can kill the client in the middle
     silent_s: before the answer
     """
@@ -38,6 +40,10 @@ class Served:
     chunked: bool = False
     ranges: bool = True
     wrong_range: bool = False
+    range_total: str | None = None
+    range_tag: str | None = None
+    ignores_if_range: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
     etag: str | None = "content"
     last_modified: str | None = None
     redirect: str | None = None
@@ -123,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(416, headers)
             return
         body = served.body[start or 0 :]
-        headers = {}
+        headers = dict(served.headers)
         if served.tag is not None:
             headers["ETag"] = served.tag
         if served.last_modified is not None:
@@ -132,7 +138,10 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Encoding"] = served.coding
         if start is not None:
             said = start + 7 if served.wrong_range else start
-            headers["Content-Range"] = f"bytes {said}-{len(served.body) - 1}/{len(served.body)}"
+            total = served.range_total or len(served.body)
+            headers["Content-Range"] = f"bytes {said}-{len(served.body) - 1}/{total}"
+            if served.range_tag is not None:
+                headers["ETag"] = served.range_tag
         if served.chunked:
             headers["Transfer-Encoding"] = "chunked"
         else:
@@ -147,7 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
         version = self.headers.get("If-Range")
         if not served.ranges or asked is None:
             return None
-        if version is not None and version not in (served.tag, served.last_modified):
+        known = version in (None, served.tag, served.last_modified)
+        if not known and not served.ignores_if_range:
             return None
         return int(asked[1])
 

@@ -1,10 +1,11 @@
-"""HTTP as downloads need it: addresses, redirects, what lengths and statuses mean.
+"""HTTP as downloads need it: addresses, settings, redirects, what lengths and statuses mean.
 
 httpx is imported when it is first needed; without it the error names the extra.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
     import httpx
 
 _REDIRECTS = 8
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
+# Python refuses to read numbers of thousands of digits; no file is longer than 18 of them say.
+_LENGTH = re.compile(r"\d{1,18}", re.ASCII)
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
+_PAGES = ("text/html", "application/xhtml+xml")
+_PROXY_VARIABLES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
+_CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REFUSED = {
     401: "asks for a password",
@@ -53,11 +59,52 @@ def checked_url(url: str) -> str:
     return url
 
 
+def checked_base(url: str) -> str:
+    """`url` as what a `/` and a file's name can be added to."""
+    if "?" in url or "#" in url:
+        raise _bad_url(url, "names of files are added to it, so it can't hold ? or #")
+    return checked_url(url.rstrip("/"))
+
+
 def _bad_url(url: str, why: str) -> DownloadError:
     return DownloadError(
         f"{url} is not an address that can be fetched: {why}",
-        "give one such as https://host/folder/file; passwords belong into ~/.netrc",
+        "give one such as https://host/folder, or fetch what needs a password by other means",
     )
+
+
+def new_client(timeout: httpx.Timeout, headers: dict[str, str]) -> httpx.Client:
+    """A client that takes proxies and certificates from the environment, as httpx does."""
+    httpx = load_httpx()
+    try:
+        client: httpx.Client = httpx.Client(
+            timeout=timeout, headers=headers, follow_redirects=False
+        )
+    except OSError as error:  # ssl.SSLError is one
+        names = _set_variables(_CERTIFICATE_VARIABLES)
+        raise DownloadError(
+            f"certificates can't be read ({error.strerror or error}), set by {names}",
+            "let it name a file of certificates (PEM) that can be read, or unset it",
+        ) from error
+    except ImportError as error:
+        raise DownloadError(
+            f"the proxy that is set by {_set_variables(_PROXY_VARIABLES)} speaks SOCKS, which "
+            "needs a package that is not installed",
+            "pip install 'httpx[socks]', or unset it",
+        ) from error
+    except (ValueError, httpx.InvalidURL) as error:
+        # The error is not repeated: an address of a proxy may hold a password.
+        raise DownloadError(
+            f"the address of a proxy can't be used, set by {_set_variables(_PROXY_VARIABLES)}",
+            "give it as http://host:port, https:// or socks5://, or unset it",
+        ) from error
+    return client
+
+
+def _set_variables(names: tuple[str, ...]) -> str:
+    """Those of the environment variables that are set; the system's settings where none is."""
+    found = [name for name in (*names, *map(str.lower, names)) if os.environ.get(name)]
+    return ", ".join(found) or "the system's settings"
 
 
 @contextmanager
@@ -91,10 +138,20 @@ def _check_coding(response: httpx.Response, url: str) -> None:
         )
 
 
+def refuse_page(response: httpx.Response, url: str, again: str) -> None:
+    """What a network that wants one to sign in, or a mirror, sends instead of a file."""
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind in _PAGES:
+        raise DownloadError(
+            f"{url} sends a web page ({kind}), not a file",
+            f"open it in a browser, the network may want you to sign in; {again}",
+        )
+
+
 def content_length(response: httpx.Response) -> int | None:
     """Of the body; None where the server does not say."""
     text = response.headers.get("content-length", "")
-    return int(text) if text.isascii() and text.isdigit() else None
+    return int(text) if _LENGTH.fullmatch(text) else None
 
 
 def content_range(response: httpx.Response) -> tuple[int | None, int | None]:
