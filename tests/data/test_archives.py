@@ -6,7 +6,9 @@ import errno
 import os
 import random
 import stat
+import struct
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -15,7 +17,9 @@ from archive_maker import write_archive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vggt_deploy.data import archives as module
 from vggt_deploy.data.archives import (
+    SIGNATURE,
     ArchiveError,
     Contents,
     Member,
@@ -23,7 +27,9 @@ from vggt_deploy.data.archives import (
     safe_name,
     unpack,
 )
+from vggt_deploy.data.disk import disk_fix
 from vggt_deploy.errors import ArtifactError
+from vggt_deploy.progress import silent
 
 NOISE = random.Random(5).randbytes(20_000)
 FILES = {"room/images/a.JPG": NOISE, "room/b.txt": b"text\n" * 100, "room/empty": b""}
@@ -98,6 +104,8 @@ def test_modes_of_the_archive_are_not_taken_over(tmp_path: Path) -> None:
         ("./", "empty"),
         (".", "empty"),
         ("room/" + "é" * 200, "too long"),
+        ("/".join(["a" * 200] * 6), "more than 1024 bytes or 32 parts"),
+        ("/".join(["a"] * 33), "more than 1024 bytes or 32 parts"),
     ],
 )
 def test_names_that_lead_elsewhere(tmp_path: Path, name: str, why: str) -> None:
@@ -105,6 +113,20 @@ def test_names_that_lead_elsewhere(tmp_path: Path, name: str, why: str) -> None:
     with pytest.raises(ArchiveError, match=why):
         read_contents(path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_longest_names_go(tmp_path: Path) -> None:
+    names = ("/".join(["a"] * 32), "/".join(["é" * 100] * 5))
+    path = write_archive(tmp_path / "a.7z", dict.fromkeys(names, b"x"))
+    assert set(unpacked(path, tmp_path / "out")) == set(names)
+
+
+def test_names_without_end_are_refused_at_once(tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "a.7z", {f"{i}/" + "a/" * 50_000: b"x" for i in range(20)})
+    began = time.process_time()
+    with pytest.raises(ArchiveError, match="1024 bytes"):
+        read_contents(path)
+    assert time.process_time() - began < 5.0  # not the square of their parts
 
 
 @given(st.text(max_size=30))
@@ -221,6 +243,70 @@ def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises((ArtifactError, ArchiveError)):
         unpack(path, read_contents(path), tmp_path / "out")
     assert (tmp_path / "precious").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    "said, whole",
+    [
+        ([Member("a", len(NOISE), zlib.crc32(NOISE))], True),
+        ([Member("a", len(NOISE), 1)], False),
+        ([Member("a", len(NOISE) - 1, zlib.crc32(NOISE))], False),
+        ([Member("a", len(NOISE), zlib.crc32(NOISE)), Member("b", 0, 0)], False),
+    ],
+)
+def test_what_was_written_is_compared_here_too(
+    tmp_path: Path, said: list[Member], whole: bool
+) -> None:
+    """py7zr compares checksums itself; that is not relied on."""
+    sinks = module._Sinks(tmp_path, Contents(tuple(said), ()), "", silent)
+    sinks.create(str(tmp_path / "a")).write(NOISE)
+    sinks.finish()
+    if whole:
+        sinks.check_all(HERE)
+    else:
+        with pytest.raises(ArchiveError, match=f"{said[-1].name} is not whole"):
+            sinks.check_all(HERE)
+
+
+@pytest.mark.parametrize("where", ["SevenZipFile", "extractall"])
+def test_too_little_memory_is_not_the_fault_of_the_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    import py7zr
+
+    def full(*arguments: object, **more: object) -> None:
+        raise MemoryError
+
+    path = write_archive(tmp_path / "a.7z", FILES)
+    contents = read_contents(path)
+    owner = py7zr if where == "SevenZipFile" else py7zr.SevenZipFile
+    monkeypatch.setattr(owner, where, full)
+    with pytest.raises(ArchiveError, match="needs more memory") as raised:
+        unpack(path, contents, tmp_path)
+    assert raised.value.whole
+
+
+def test_a_header_beyond_the_end_is_damage_and_not_a_lack_of_memory(tmp_path: Path) -> None:
+    where = struct.pack("<QQI", 0, 1 << 40, 0)
+    start = SIGNATURE + b"\0\4" + struct.pack("<I", zlib.crc32(where)) + where
+    (tmp_path / "a.7z").write_bytes(start + bytes(100))
+    with pytest.raises(ArchiveError, match="its end is missing") as raised:
+        read_contents(tmp_path / "a.7z")
+    assert not raised.value.whole
+
+
+@pytest.mark.parametrize(
+    "number, words",
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EROFS, "may write to"),
+        (errno.ENOTDIR, "something else lies"),
+        (errno.ENAMETOOLONG, "shorter name"),
+        (errno.EIO, "is sound"),
+    ],
+)
+def test_what_to_do_follows_from_what_the_disk_says(number: int, words: str) -> None:
+    assert words in disk_fix(OSError(number, os.strerror(number)))
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,8 @@ def test_every_kind_holds_what_it_is_fetched_for(kind: Kind, names: tuple[str, .
         (("courtyard/images/dslr_images/a.JPG", CAMERAS), "nothing in images/dslr_images_und"),
         (tuple(f"facade/{name}" for name in UNDISTORTED), "holds the scene facade"),
         ((*UNDISTORTED, f"courtyard/{PICTURE}"), "the same file inside and outside"),
+        ((CAMERAS, f"courtyard/{PICTURE}", PICTURE.replace("i", "I", 1)), "take for one"),
+        ((*UNDISTORTED, f"courtyard/{PICTURE}/b"), "as a file and as a folder"),
         ((*UNDISTORTED, "courtyard/.eth3d.json"), "hidden files"),
         ((*UNDISTORTED, ".bashrc"), "hidden files"),
     ],

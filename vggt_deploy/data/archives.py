@@ -4,11 +4,12 @@
     unpack(path, contents, folder)       # into a new folder, every file against its CRC-32
 
 What is refused before a byte is written: absolute names, drive letters, `..`, backslashes and
-control characters; links, devices and anything else that is neither file nor folder; two names that
-are one after normalisation (Unicode form, upper and lower case: a disk of Windows or macOS makes
-one file of them); a file where another name needs a folder; files without a checksum; more files or
-bytes than the bounds; encrypted archives. py7zr decompresses; where each byte goes is decided here:
-files are created new, without following links, with ordinary permissions.
+control characters, names of more than 1024 bytes or 32 parts; links, devices and anything else that
+is neither file nor folder; two names that are one after normalisation (Unicode form, upper and
+lower case: a disk of Windows or macOS makes one file of them); a file where another name needs a
+folder; files without a checksum; more files or bytes than the bounds; encrypted archives. py7zr
+decompresses; where each byte goes is decided here: files are created new, without following links,
+with ordinary permissions.
 
 Raises:
     ArchiveError: from every function, for an archive that is damaged, unsafe or not understood.
@@ -18,37 +19,39 @@ from __future__ import annotations
 
 import lzma
 import os
-import re
 import stat
 import struct
-import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
-from vggt_deploy.errors import ArtifactError, DeployError
+from vggt_deploy.data.archive_names import ArchiveError, refuse_clashes, refused, safe_name
+from vggt_deploy.data.disk import disk_fix
+from vggt_deploy.errors import ArtifactError
 from vggt_deploy.progress import Progress, silent
 
 MAX_FILES = 100_000
 MAX_BYTES = 200 * 10**9
-_MAX_NAME = 255  # bytes of one component: what Linux's file systems take
-_SIGNATURE = b"7z\xbc\xaf\x27\x1c"
-_WINDOWS_DRIVE = re.compile(r"[A-Za-z]:")
+SIGNATURE = b"7z\xbc\xaf\x27\x1c"
+# Signature, version and a checksum; then where the header lies behind this one, and its length.
+_START = struct.Struct("<6s2sIQQI")
+__all__ = [
+    "MAX_BYTES",
+    "MAX_FILES",
+    "SIGNATURE",
+    "ArchiveError",
+    "Contents",
+    "Member",
+    "load_py7zr",
+    "read_contents",
+    "safe_name",
+    "unpack",
+]
+
 _AGAIN = "fetch it again; if it is the same again, the copy on the server is damaged"
-
-
-class ArchiveError(DeployError):
-    """An archive is damaged, holds what must not be unpacked, or can't be read by py7zr.
-
-    whole: the archive may be as its publisher made it, only that it can't be read here.
-    """
-
-    def __init__(self, message: str, fix: str, *, whole: bool = False) -> None:
-        super().__init__(message, fix)
-        self.whole = whole
 
 
 @dataclass(frozen=True)
@@ -82,46 +85,25 @@ def read_contents(
             raise _encrypted(path)
         entries = list(archive.files)
         if len(entries) > max_files:
-            raise _refused(path, f"{len(entries)} entries, more than {max_files}")
+            raise refused(path, f"{len(entries)} entries, more than {max_files}")
         files, folders = [], []
         for entry in entries:
             name = safe_name(entry.filename, path)
             if entry.is_symlink or entry.is_junction:
-                raise _refused(path, f"the link {name!r}")
+                raise refused(path, f"the link {name!r}")
             if entry.is_directory:
                 folders.append(name)
             elif entry.st_fmt in (None, 0, stat.S_IFREG):  # no mode: made on Windows
                 files.append(_member(entry, name, path))
             else:
-                raise _refused(path, f"{name!r}, which is neither file nor folder")
+                raise refused(path, f"{name!r}, which is neither file nor folder")
     contents = Contents(tuple(files), tuple(folders))
-    _refuse_clashes(contents, path)
+    refuse_clashes([member.name for member in files], folders, path)
     if contents.bytes > max_bytes:
-        raise _refused(path, f"{contents.bytes} bytes unpacked, more than {max_bytes}")
+        raise refused(path, f"{contents.bytes} bytes unpacked, more than {max_bytes}")
     if not files:
         raise ArchiveError(f"{path.name} holds no files", _AGAIN)
     return contents
-
-
-def safe_name(name: str, archive: Path) -> str:
-    """`name` without `.` and empty components, if it stays below the folder it is unpacked into."""
-    why = None
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if not parts:
-        why = "an empty name"
-    elif name.startswith("/") or _WINDOWS_DRIVE.match(name):
-        why = "an absolute name"
-    elif ".." in parts:
-        why = "a name that climbs out of its folder"
-    elif "\\" in name or ":" in name:
-        why = "a name with a Windows separator"
-    elif any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-        why = "a name with control characters"
-    elif any(len(part.encode()) > _MAX_NAME for part in parts):
-        why = "a name too long for a file"
-    if why is not None:
-        raise _refused(archive, f"{why}: {name[:200]!r}")
-    return "/".join(parts)
 
 
 def unpack(
@@ -152,7 +134,7 @@ def unpack(
         except OSError as error:
             raise ArtifactError(
                 f"{path.name} can't be unpacked into {folder} ({error.strerror or error})",
-                "free some space there, or give another folder with -o DIR; run it again",
+                disk_fix(error),
             ) from error
     sinks.check_all(path)
 
@@ -161,36 +143,8 @@ def _member(entry: Any, name: str, path: Path) -> Member:
     if entry.emptystream or entry.uncompressed == 0:
         return Member(name, 0, 0)
     if entry.crc32 is None:
-        raise _refused(path, f"{name!r}, which has no checksum")
+        raise refused(path, f"{name!r}, which has no checksum")
     return Member(name, int(entry.uncompressed), int(entry.crc32))
-
-
-def _refuse_clashes(contents: Contents, path: Path) -> None:
-    """Every name once, whatever the disk thinks of case and Unicode; no file is a folder too."""
-    spelled: dict[str, str] = {}
-    kinds: dict[str, str] = {}
-
-    def take(name: str, kind: str) -> None:
-        key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-        if spelled.setdefault(key, name) != name:
-            raise _refused(path, f"{spelled[key]!r} and {name!r}, which some disks take for one")
-        if kind == "file" and key in kinds:
-            raise _refused(path, f"{name!r} twice")
-        if kinds.setdefault(key, kind) != kind:
-            raise _refused(path, f"{name!r} as a file and as a folder")
-
-    for name in contents.folders:
-        take(name, "folder")
-        _take_parents(name, take)
-    for member in contents.files:
-        take(member.name, "file")
-        _take_parents(member.name, take)
-
-
-def _take_parents(name: str, take: Callable[[str, str], None]) -> None:
-    for parent in PurePosixPath(name).parents:
-        if parent.name:
-            take(str(parent), "folder")
 
 
 class _Sink:
@@ -286,14 +240,23 @@ def _opened(path: Path) -> Iterator[Any]:
     """The archive as py7zr sees it."""
     py7zr = load_py7zr()
     with path.open("rb") as file:
-        if file.read(len(_SIGNATURE)) != _SIGNATURE:
+        start = file.read(_START.size)
+        if not start.startswith(SIGNATURE):
             raise ArchiveError(f"{path.name} is no 7-Zip archive", _AGAIN)
+        if len(start) < _START.size or _end_of(start) > os.fstat(file.fileno()).st_size:
+            raise ArchiveError(f"{path.name} is damaged: its end is missing", _AGAIN)
         file.seek(0)
         with _translated(path):
             # From an open file py7zr starts no threads, so that Ctrl-C ends it at once.
             archive = py7zr.SevenZipFile(file, "r")
         with archive:
             yield archive
+
+
+def _end_of(start: bytes) -> int:
+    """Bytes of an archive, by its first ones."""
+    *_, offset, size, _ = _START.unpack(start)
+    return _START.size + int(offset) + int(size)
 
 
 @contextmanager
@@ -315,6 +278,14 @@ def _translated(path: Path) -> Iterator[None]:
         ) from error
     except PasswordRequired as error:
         raise _encrypted(path) from error
+    except MemoryError as error:
+        # Dictionaries of archives are up to gigabytes; a header made to be wrong is rare.
+        raise ArchiveError(
+            f"{path.name} needs more memory to be unpacked than there is",
+            "close other programs, or use a machine with more memory; run it again: the archive is "
+            "kept",
+            whole=True,
+        ) from error
     except (
         Py7zrError,
         lzma.LZMAError,
@@ -327,7 +298,6 @@ def _translated(path: Path) -> Iterator[None]:
         AttributeError,
         AssertionError,
         ArithmeticError,
-        MemoryError,
         NotImplementedError,
     ) as error:
         raise ArchiveError(
@@ -350,10 +320,3 @@ def load_py7zr() -> Any:
 
 def _encrypted(path: Path) -> ArchiveError:
     return ArchiveError(f"{path.name} is encrypted", "take one that is not", whole=True)
-
-
-def _refused(path: Path, what: str) -> ArchiveError:
-    return ArchiveError(
-        f"{path.name} is not unpacked: it holds {what}",
-        "do not use this archive; fetch it from its publisher",
-    )

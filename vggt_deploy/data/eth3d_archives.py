@@ -13,8 +13,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
+from vggt_deploy.data.archive_names import refuse_clashes
 from vggt_deploy.data.archives import ArchiveError, Contents
 from vggt_deploy.data.eth3d_layout import (
     CALIBRATION,
@@ -157,6 +159,8 @@ def place(contents: Contents, scene: str, kind: Kind) -> dict[str, str]:
     placed = {m.name: _place_one(m.name, outer, scene, name) for m in contents.files}
     if len(set(placed.values())) < len(placed):
         raise _wrong(name, "it holds the same file inside and outside its outer folder", placed)
+    # Names that were apart in the archive may fall together where an outer folder is left out.
+    refuse_clashes(placed.values(), (), Path(f"{name}.7z"))
     for parts in _HOLDS[kind]:
         beginnings = tuple(f"{part}/" for part in parts.split("|"))
         if not any(path.startswith(beginnings) for path in placed.values()):
