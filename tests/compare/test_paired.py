@@ -23,7 +23,9 @@ from vggt_deploy.errors import CompareError
 def scene(
     auc_30: float, abs_rel: float | None = None, overall_m: float | None = None
 ) -> TruthMetrics:
-    """One scene; its affine AbsRel is half of AbsRel, its F-scores follow from `overall_m`."""
+    """One scene; its affine AbsRel is half of AbsRel, its F-scores and the point error, whose mean
+    is thrice its median, follow from `overall_m`.
+    """
     pose = PoseTruth(
         pairs=6,
         auc_3=auc_30 / 3,
@@ -43,7 +45,8 @@ def scene(
         cloud = CloudTruth(
             0.01, 10, 0, 10, overall_m, overall_m, overall_m, overall_m, overall_m, scores
         )
-        points = PointTruth(10, 0.1, 0.1, 1.0, 0.1, 0.1, None, cloud)
+        mean, median = 6.0 * overall_m, 2.0 * overall_m
+        points = PointTruth(10, mean, median, 1.0, mean, median, None, cloud)
     return TruthMetrics(pose, depth, points)
 
 
@@ -63,7 +66,10 @@ def test_above_zero_is_worse_for_every_quantity() -> None:
     assert found.abs_rel_affine.mean == pytest.approx(0.01)
     assert found.overall_m.mean == pytest.approx(0.01)
     assert found.f_score.mean == pytest.approx(1.0)  # 1 cm nearer is 1 percent less, see `scene`
-    assert found.point_error == Difference(2, 0.0, 0.0, 0.0)
+    assert found.point_error is not None
+    assert found.point_error.mean == pytest.approx(0.02)  # of medians, not of means
+    assert found.auc_3 is not None
+    assert found.auc_3.mean == pytest.approx(2.0 / 3.0)
     better = truth_loss(reference, worse)
     assert better.auc_30 is not None
     assert better.auc_30.mean == -2.0

@@ -262,7 +262,10 @@ def test_several_scenes(fake_scenes: Any, fake: Any, rendered: Path) -> None:
 def test_one_scene_by_images_has_truth_too(fake: Any, rendered: Path) -> None:
     report = replace(fake, images=rendered / "scene_1000001").run(runtimes="torch")
     assert report.reference.truth.scenes == 1
-    assert report.rows[1].truth_loss.abs_rel.low is None
+    lost = report.rows[1].truth_loss
+    assert (lost.abs_rel.n, lost.abs_rel.over) == (VIEWS, "frames")
+    assert lost.auc_30.over == "frames"
+    assert lost.point_error.low is None
     assert "; truth: " in report.notes[0]
 
 
@@ -284,7 +287,7 @@ def test_without_calibration_there_is_no_truth(fake_scenes: Any, fake: Any, scen
     report = fake_scenes(scenes)
     assert report.reference.truth.scenes == 1
     assert [scene.truth is None for scene in report.reference.scenes] == [False, True]
-    assert report.rows[1].truth_loss.abs_rel.n == 1
+    assert report.rows[1].truth_loss.abs_rel.scenes == 1
     assert report.rows[1].geometry.pose.pairs == 6  # against FP32 both count
     assert "true cameras of 1" in report.notes[0]
     assert "scene_1000002: " in report.notes[0]

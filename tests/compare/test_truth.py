@@ -452,6 +452,33 @@ def test_missing_outputs_are_named(truth: Known) -> None:
     assert found.notes == dict.fromkeys(("pose", "depth", "points"), "not among the outputs")
 
 
+def test_what_the_frames_of_a_scene_have_adds_up_to_its_numbers(truth: Known) -> None:
+    """Pixels by frame in the order of frames, errors in the order of pairs."""
+    assert truth.depth is not None
+    truth.depth[1, 2:] = np.inf
+    outputs = perfect(truth)
+    outputs["depth"][0, 1] *= 1.3  # of few pixels: the median scale stays
+    turned = EXTRINSIC.copy()
+    turned[2, :, :3] = rotation("z", 12.0) @ turned[2, :, :3]
+    found = truth_metrics(outputs, truth)
+    assert found.depth is not None
+    width = WIDTH - 3
+    assert found.depth.frame_pixels == (
+        (HEIGHT - 1) * WIDTH + width,
+        WIDTH + width,
+        (HEIGHT - 1) * WIDTH + width,
+    )
+    weighed = zip(found.depth.frame_pixels, found.depth.frame_abs_rel, strict=True)
+    total = sum(pixels * (value or 0.0) for pixels, value in weighed)
+    assert total / found.depth.pixels == pytest.approx(found.depth.abs_rel)
+    assert found.depth.frame_abs_rel == pytest.approx((0.0, 0.3, 0.0), abs=0.04)
+    pose = posed(truth, turned)
+    assert pose.errors_deg == pytest.approx(tuple(pair_errors_deg(turned, EXTRINSIC)), abs=1e-4)
+    assert pose.errors_deg[0] < 1e-3  # of frames 0 and 1
+    assert min(pose.errors_deg[1:]) > 5.0
+    assert auc(np.array(pose.errors_deg), 30.0) == pytest.approx(pose.auc_30)
+
+
 def test_json_both_ways(truth: Known) -> None:
     every = truth_metrics(perfect(truth), truth, clouds=True)
     for one in (every, truth_metrics(perfect(truth), truth), truth_metrics({}, truth)):

@@ -16,12 +16,14 @@ Array = NDArray[np.float64]
 
 
 def depth_of(predicted: Array | list[float], true: Array | list[float]) -> DepthTruth:
-    return depth_truth(np.asarray(predicted, np.float64), np.asarray(true, np.float64), {})
+    return depth_truth(
+        np.asarray(predicted, np.float64), np.asarray(true, np.float64), {}, [len(true)]
+    )
 
 
 def noted(predicted: list[float], true: list[float]) -> str:
     notes: dict[str, str] = {}
-    depth_truth(np.asarray(predicted), np.asarray(true), notes)
+    depth_truth(np.asarray(predicted), np.asarray(true), notes, [len(true)])
     return notes.get("depth", "")
 
 
@@ -124,3 +126,23 @@ def test_one_pair_of_scale_and_shift_for_all_pictures() -> None:
     assert depth_of(predicted[:3], true[:3]).abs_rel_affine == pytest.approx(0.0, abs=1e-12)
     assert depth_of(predicted[3:], true[3:]).abs_rel_affine == pytest.approx(0.0, abs=1e-12)
     assert depth_of(predicted, true).abs_rel_affine > 0.2
+
+
+def test_each_frame_has_its_own_error_under_the_alignment_of_all() -> None:
+    """True 2 everywhere; frame 0 says 2, 2, frame 2 says 2, 3, frame 1 has no truth: s = 1."""
+    predicted, true = np.array([2.0, 2.0, 2.0, 3.0]), np.full(4, 2.0)
+    found = depth_truth(predicted, true, {}, [2, 0, 2])
+    assert found.scale == 1.0  # aligned by themselves, frame 2 would have 0.2, not 0.25
+    assert found.frame_pixels == (2, 0, 2)
+    assert found.frame_abs_rel == (0.0, None, 0.25)
+    assert found.abs_rel == pytest.approx(0.125)
+    assert found.frame_abs_rel_affine[1] is None
+    # Their mean by pixels is the scene's, of a NaN as well.
+    noisy = np.random.default_rng(2).uniform(1.0, 3.0, 60)
+    noisy[7] = np.nan
+    found = depth_truth(noisy, np.linspace(1.0, 3.0, 60), {}, [10, 30, 20])
+    for scene, frames in (
+        (found.abs_rel, found.frame_abs_rel),
+        (found.abs_rel_affine, found.frame_abs_rel_affine),
+    ):
+        assert scene == pytest.approx(np.average(np.array(frames, float), weights=[10, 30, 20]))

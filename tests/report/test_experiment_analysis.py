@@ -152,7 +152,7 @@ def test_of_one_scene_nothing_is_told() -> None:
     )
     found = truth_findings(report_of(*rows), ENGLISH)
     assert found[0] == (
-        "AUC@30: of one scene there is no interval; the largest loss is that of torch/int8_pc_sym "
+        "AUC@30: of one scene this has no interval; the largest loss is that of torch/int8_pc_sym "
         "(+10)."
     )
     assert none(found, "intervals")

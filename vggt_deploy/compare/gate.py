@@ -49,7 +49,8 @@ class GateLine:
     """One limit of one row, or a row that has no numbers (`quantity` is None then).
 
     found: what was lost, the mean over scenes; of the reference its own value.
-    low, high: the 95 % interval of the mean, where there is more than one scene.
+    low, high: the 95 % interval of the mean, where there is one; over scenes, but where the gates
+        ask for no more than one scene over its frames.
     """
 
     label: str
@@ -221,8 +222,9 @@ def _row_lines(row: Row, limits: Limits, least: int) -> Iterator[GateLine]:
         return
     for quantity, limit in limits.given().items():
         lost = _lost(row, quantity)
-        if lost is None or lost.n < least:
-            yield _not_measured(row.label, quantity, limit, lost.n if lost else 0, least)
+        scenes = lost.scenes if lost is not None else 0  # the frames of one scene are one scene
+        if lost is None or scenes < least:
+            yield _not_measured(row.label, quantity, limit, scenes, least)
             continue
         # Written so that a NaN is beyond.
         verdict: Verdict = "within" if lost.mean <= limit else "beyond"

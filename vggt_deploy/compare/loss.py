@@ -19,8 +19,8 @@ scenes, `paired.TruthLoss`):
 
 and from 5 scenes on they stand alone for what they judge (AUC for poses, AbsRel for depth, points
 for points): a variant may be far from FP32 and no worse. Of fewer scenes chance alone could pass
-one, so both kinds hold there; and for poses where FP32 itself has less than 20 points of AUC@30:
-who has nothing loses nothing, however wrong its poses are.
+one, however many frames they have, so both kinds hold there; and for poses where FP32 itself has
+less than 20 points of AUC@30: who has nothing loses nothing, however wrong its poses are.
 
 The gates are a convention of this tool (small beside VGGT's own error on benchmarks), not a law,
 and other ones than those of gates.toml, which are measured.
@@ -104,7 +104,7 @@ def loss(row: Row) -> tuple[float, str] | None:
         part
         for part, quantity in _JUDGES.items()
         if (lost := difference(row, quantity)) is not None
-        and lost.n >= ENOUGH_SCENES
+        and lost.scenes >= ENOUGH_SCENES
         and (part != "pose" or _reference_auc_30(row) >= LEAST_AUC_30)
     }
     gates = [*(gate for gate in GATES if gate.part not in by_truth), *TRUTH_GATES]

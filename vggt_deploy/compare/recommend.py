@@ -66,8 +66,14 @@ def _by_truth(row: Row) -> Said | None:
     found = [(name, lost) for name, lost in quantities if lost is not None]
     if not found:
         return None
-    n = max(lost.n for _, lost in found)
+    n = max(lost.scenes for _, lost in found)
+    over_frames = any(lost.over == "frames" for _, lost in found)
     lost = tuple(_quantity(name, lost) for name, lost in found)
+    if n == 1 and over_frames:
+        return Said.of(
+            "Lost by the truth of one scene, above 0 is worse (intervals over its frames): {lost}.",
+            lost=lost,
+        )
     if n == 1:
         return Said.of("Lost by the truth of one scene, above 0 is worse: {lost}.", lost=lost)
     return Said.of(

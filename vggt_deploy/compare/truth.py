@@ -166,7 +166,9 @@ def truth_metrics(outputs: Outputs, truth: Truth, *, clouds: bool = False) -> Tr
         else:
             _same_shape(name, outputs[key].shape[1:4], truth.depth.shape)
             if name == "depth":
-                depth = depth_truth(outputs[key][0, ..., 0][known], truth.depth[known], notes)
+                predicted = outputs[key][0, ..., 0][known]
+                pixels = np.count_nonzero(known, axis=(1, 2)).tolist()
+                depth = depth_truth(predicted, truth.depth[known], notes, pixels)
             else:
                 right = true_points(truth)[known]
                 points = point_truth(outputs[key][0][known], right, notes, clouds=clouds)

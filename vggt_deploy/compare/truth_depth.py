@@ -17,6 +17,7 @@ not positive after alignment fails delta 1.25 and counts in AbsRel as it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,8 @@ class DepthTruth:
 
     scale, abs_rel, delta_125: after the median scale, metres per unit of the prediction.
     affine_*, *_affine: after least-squares scale and shift (metres).
+    frame_*: of each frame, in their order, under the scene's own alignment; None where a frame has
+        no pixel with true depth. From these its frames can be drawn again (`paired`).
     """
 
     pixels: int
@@ -42,12 +45,21 @@ class DepthTruth:
     affine_shift: float
     abs_rel_affine: float
     delta_125_affine: float
+    frame_pixels: tuple[int, ...] = ()
+    frame_abs_rel: tuple[float | None, ...] = ()
+    frame_abs_rel_affine: tuple[float | None, ...] = ()
 
 
 def depth_truth(
-    predicted: NDArray[np.floating[Any]], true: NDArray[np.floating[Any]], notes: dict[str, str]
+    predicted: NDArray[np.floating[Any]],
+    true: NDArray[np.floating[Any]],
+    notes: dict[str, str],
+    frame_pixels: Sequence[int],
 ) -> DepthTruth:
-    """Depths [N] of the pixels whose truth is known; what is odd is added to `notes`."""
+    """Depths [N] of the pixels whose truth is known; what is odd is added to `notes`.
+
+    frame_pixels: how many of the N are of the first frame, of the second, and on; N in all.
+    """
     a, b = predicted.astype(np.float64), true.astype(np.float64)
     finite = np.isfinite(a)
     said = []
@@ -66,8 +78,9 @@ def depth_truth(
     if said:
         notes["depth"] = "; ".join(said)
     zeroed = np.where(finite, a, 0.0)
-    abs_rel, delta = _errors(scale * zeroed, b)
+    plain = scale * zeroed
     affine = np.where(finite, affine_scale * zeroed + affine_shift, 0.0)
+    abs_rel, delta = _errors(plain, b)
     abs_rel_affine, delta_affine = _errors(affine, b)
     return DepthTruth(
         pixels=int(b.size),
@@ -78,6 +91,9 @@ def depth_truth(
         affine_shift=affine_shift,
         abs_rel_affine=abs_rel_affine,
         delta_125_affine=delta_affine,
+        frame_pixels=tuple(int(pixels) for pixels in frame_pixels),
+        frame_abs_rel=_of_frames(plain, b, frame_pixels),
+        frame_abs_rel_affine=_of_frames(affine, b, frame_pixels),
     )
 
 
@@ -102,3 +118,10 @@ def _errors(a: Array, b: Array) -> tuple[float, float]:
     """AbsRel and delta 1.25 of aligned depths [N]."""
     inside = (a > 0.0) & (a < 1.25 * b) & (b < 1.25 * a)
     return float(np.mean(np.abs(a - b) / b)), float(np.mean(inside))
+
+
+def _of_frames(a: Array, b: Array, frame_pixels: Sequence[int]) -> tuple[float | None, ...]:
+    """AbsRel of each frame's part of aligned depths [N]; None of no pixels."""
+    relative = np.abs(a - b) / b
+    parts = np.split(relative, np.cumsum(frame_pixels)[:-1])
+    return tuple(float(part.mean()) if part.size else None for part in parts)

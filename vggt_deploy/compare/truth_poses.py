@@ -43,6 +43,8 @@ class PoseTruth:
     """All pairs of frames; auc_*, rra_* and rta_* in percent, 100 is perfect.
 
     rta_*, direction_median_deg: None where no pair has a true baseline.
+    errors_deg: of each pair, in the order of (0, 1), (0, 2), ..., (1, 2), ...; degrees. From these
+        its frames can be drawn again (`paired`).
     """
 
     pairs: int
@@ -58,6 +60,7 @@ class PoseTruth:
     rotation_median_deg: float
     direction_median_deg: float | None
     pairs_without_baseline: int
+    errors_deg: tuple[float, ...] = ()
 
 
 def pose_truth(
@@ -90,6 +93,7 @@ def pose_truth(
         rotation_median_deg=float(np.median(rotations)),
         direction_median_deg=float(np.median(known)) if known.size else None,
         pairs_without_baseline=int(np.count_nonzero(np.isnan(directions))),
+        errors_deg=tuple(float(error) for error in errors),
     )
 
 
@@ -111,8 +115,13 @@ def auc(errors_deg: NDArray[np.floating[Any]], threshold_deg: float) -> float:
     """
     if errors_deg.size == 0 or not threshold_deg > 0.0:
         raise ValueError(f"{errors_deg.size} errors up to {threshold_deg} degrees have no AUC")
+    return float(np.mean(pair_scores(errors_deg, threshold_deg)))
+
+
+def pair_scores(errors_deg: NDArray[np.floating[Any]], threshold_deg: float) -> Array:
+    """What each error [P] adds to the AUC, in percent: AUC is the mean of these."""
     errors = np.where(np.isfinite(errors_deg), errors_deg, np.inf)
-    return float(100.0 * np.mean(np.clip(1.0 - errors / threshold_deg, 0.0, 1.0)))
+    return np.asarray(100.0 * np.clip(1.0 - errors / threshold_deg, 0.0, 1.0))
 
 
 def _percent_below(errors_deg: Array, threshold_deg: float) -> float:

@@ -150,7 +150,9 @@ def _lost(loss: TruthLoss | None) -> Line:
             name: difference.mean if difference else None,
             f"{name}_low": difference.low if difference else None,
             f"{name}_high": difference.high if difference else None,
-            f"{name}_scenes": difference.n if difference else None,
+            f"{name}_scenes": difference.scenes if difference else None,
+            # Where the interval is over the frames of one scene: how many.
+            f"{name}_frames": difference.n if difference and difference.over == "frames" else None,
         }
     return line
 

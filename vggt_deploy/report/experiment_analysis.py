@@ -159,7 +159,10 @@ def truth_findings(report: ComparisonReport, say: Speaker) -> list[str]:
         losses = [(row, lost) for row in rows if (lost := getattr(row.truth_loss, key))]
         if losses:
             found.append(say.titled(name, say.sentences(_told(losses, least, say))))
-            intervals += [lost for _, lost in losses if lost.low is not None]
+            # Over frames alone how often chance does it is not known: pairs share their frames.
+            intervals += [
+                lost for _, lost in losses if lost.low is not None and lost.over == "scenes"
+            ]
     if intervals:
         chance = by_chance(min(lost.n for lost in intervals))
         found.append(
@@ -190,14 +193,16 @@ def _told(losses: Sequence[tuple[Row, Difference]], least: float, say: Speaker) 
     if all(lost.low is None for _, lost in losses):
         row, lost = max(losses, key=lambda item: item[1].mean)
         if signed(lost.mean) == "0" or lost.mean < 0.0:
-            return [say("of one scene there is no interval; nothing was lost there.")]
+            return [say("of one scene this has no interval; nothing was lost there.")]
         return [
             say(
-                "of one scene there is no interval; the largest loss is that of {label} ({lost}).",
+                "of one scene this has no interval; the largest loss is that of {label} ({lost}).",
                 label=row.label,
                 lost=signed(lost.mean),
             )
         ]
+    over = [lost.n for _, lost in losses if lost.over == "frames"]
+    said = [say("Intervals over the {n} frames of one scene:", n=min(over))] if over else []
     large = [(row, lost) for row, lost in losses if abs(lost.mean) >= least]
     worse = [(row, lost) for row, lost in large if lost.low is not None and lost.low > 0.0]
     better = [(row, lost) for row, lost in large if lost.high is not None and lost.high < 0.0]
@@ -208,8 +213,8 @@ def _told(losses: Sequence[tuple[Row, Difference]], least: float, say: Speaker) 
             least=f"{least:g}",
             n=rest,
         )
-        return [text]
-    parts = []
+        return [*said, text]
+    parts = said
     if worse:
         named = _with_intervals(worse, say)
         parts.append(say("worse than PyTorch FP32, interval above 0: {rows}.", rows=named))

@@ -156,7 +156,10 @@ def _truth(say: Speaker) -> list[How]:
                 "the same numbers scene by scene against PyTorch FP32: above 0 is worse. AUC and "
                 "F-score (at {metres} m) in points of percent, the others absolute. Behind each "
                 "the 95 % interval of the mean, by bootstrap over the scenes: where it holds 0, "
-                "the loss is not told from none.",
+                "the loss is not told from none. Of what one scene alone has the truth for, it is "
+                "over that scene's frames, for AUC and AbsRel alone (the alignment stays that of "
+                "the whole scene): it says what other frames of this scene might give, not what "
+                "other scenes would.",
                 metres=f"{LOSS_TOLERANCE_M:g}",
             ),
         ),

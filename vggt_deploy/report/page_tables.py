@@ -144,6 +144,8 @@ def lost_cell(found: Difference | None, digits: int) -> Cell:
         return Cell(_signed(found.mean, digits), found.mean, "one scene")
     told = round(found.low, digits) > 0.0 or round(found.high, digits) < 0.0
     small = f"{_signed(found.low, digits)} to {_signed(found.high, digits)}"
+    if found.over == "frames":
+        small += f", over {found.n} frames"
     return Cell(_signed(found.mean, digits), found.mean, small, strong=told)
 
 

@@ -183,11 +183,13 @@ def _truth_panels(axes: Sequence[Axes], rows: Sequence[Row], panel: float) -> No
     lost, what = (
         (_lost_auc, "AUC@30 lost, points of percent") if poses else (_lost_abs_rel, "AbsRel lost")
     )
+    frames = any(each.over == "frames" for row in rows if (each := lost(row)))
+    bars = "95 %, over the frames of one scene" if frames else "95 %"
     _scatter(
         axes[2],
         _points(rows, lambda row: loss.mean if (loss := lost(row)) else None),
         "Lost by the truth against size of artifacts (lower left is better)",
-        f"{what}\n(against PyTorch FP32; bars: 95 %)",
+        f"{what}\n(against PyTorch FP32; bars: {bars})",
         panel,
         lost,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vggt_deploy.compare.contention import NOISY_SHARE
+from vggt_deploy.compare.paired import losses
 from vggt_deploy.compare.recommend import ENOUGH_SCENES
 from vggt_deploy.compare.report import ComparisonReport
 from vggt_deploy.compare.speed import FEWEST_CALLS, Times, times_of
@@ -195,22 +196,47 @@ def machine_notes(report: ComparisonReport, say: Speaker = ENGLISH) -> list[str]
 
 
 def scene_notes(report: ComparisonReport, say: Speaker = ENGLISH) -> list[str]:
-    """What speaks against trusting the intervals by the truth: too few scenes."""
+    """What speaks against trusting the intervals by the truth: too few scenes, or frames."""
     truth = report.reference.truth
-    if truth is None or truth.scenes >= ENOUGH_SCENES:
+    if truth is None:
         return []
-    if truth.scenes == 1:
-        return [
+    found = []
+    drawn = frames_drawn(report)
+    if drawn:
+        found.append(
+            say(
+                "Where the truth is known of one scene alone, the 95 % intervals of what was lost "
+                "are over its {n} frames: they say what other frames of this scene might give, "
+                "nothing of other scenes, and with few frames they are too narrow.",
+                n=drawn,
+            )
+        )
+    elif truth.scenes == 1:
+        found.append(
             say(
                 "The truth is known of one scene: what was lost there has no interval, and says "
                 "nothing of other scenes."
             )
-        ]
-    return [
-        say(
-            "The truth is known of {n} scenes: the 95 % intervals of what was lost are too narrow, "
-            "and with fewer than {least} the truth alone judges nothing.",
-            n=truth.scenes,
-            least=ENOUGH_SCENES,
         )
+    if 1 < truth.scenes < ENOUGH_SCENES:
+        found.append(
+            say(
+                "The truth is known of {n} scenes: the 95 % intervals of what was lost are too "
+                "narrow, and with fewer than {least} the truth alone judges nothing.",
+                n=truth.scenes,
+                least=ENOUGH_SCENES,
+            )
+        )
+    return found
+
+
+def frames_drawn(report: ComparisonReport) -> int:
+    """How many frames of one scene the intervals of its losses are over, at least; 0: none is."""
+    found = [
+        lost.n
+        for row in report.rows
+        if row is not report.reference
+        for lost in losses(row.truth_loss)
+        if lost.over == "frames"
     ]
+    return min(found, default=0)

@@ -145,7 +145,10 @@ def _cells(loss: Difference | None, say: Speaker) -> tuple[str, str]:
         return "-", "-"
     if loss.low is None or loss.high is None:
         return signed(loss.mean), "-"
-    return signed(loss.mean), say("{low} to {high}", low=signed(loss.low), high=signed(loss.high))
+    low, high = signed(loss.low), signed(loss.high)
+    if loss.over == "frames":
+        return signed(loss.mean), say("{low} to {high}, {n} frames", low=low, high=high, n=loss.n)
+    return signed(loss.mean), say("{low} to {high}", low=low, high=high)
 
 
 Value = Callable[[TruthMetrics], float | None]
