@@ -14,7 +14,7 @@ from vggt_deploy.compare.metrics import TensorMetrics
 from vggt_deploy.compare.paired import Difference, TruthLoss
 from vggt_deploy.compare.recommend import loss, recommend, slower_than
 from vggt_deploy.compare.report import Recommendation, Row
-from vggt_deploy.compare.speed import FEWEST_CALLS
+from vggt_deploy.compare.speed import FEWEST_CALLS, surely_faster, times_of
 from vggt_deploy.compare.truth import TruthMean
 from vggt_deploy.report.languages import ENGLISH, speaker
 from vggt_deploy.report.languages.speaker import ORIGINAL
@@ -238,10 +238,16 @@ def test_a_recommendation_says_what_was_lost() -> None:
     judged = replace(ROWS[2], truth_loss=lost(auc_30=0.25, abs_rel=-0.001))
     reason = advice((*ROWS[:2], judged))["production"].reason
     assert "of 8 scenes" in reason
-    assert "AUC@30 +0.25 (+0.15 to +0.35), AbsRel -0.001" in reason
+    assert "AUC@30 +0.25 (+0.15 to +0.35), AbsRel -0.00100 (-0.10100 to +0.09900)" in reason
     assert "truth" not in advice(ROWS)["production"].reason
     random = advice((*ROWS[:2], judged), random_weights=True)["production"].reason
     assert "Lost by the truth" not in random
+
+
+def broken(row: Row) -> Row:
+    """Its outputs hold NaN."""
+    accuracy = {k: replace(v, nonfinite_variant=1) for k, v in row.accuracy.items()}
+    return replace(row, accuracy=accuracy)
 
 
 # --- said in another language, and of several machines
@@ -264,6 +270,11 @@ CASES = {
         make_row("torch/fp32", 30.0), make_row("onnxruntime/int8_pc_sym", 50.0, mb=1000.0),
     ),
     "elsewhere": (*ROWS[:2], replace(ROWS[2], machine="another CPU, 4 CPUs")),
+    "all elsewhere": (ROWS[0], replace(ROWS[2], machine="another CPU, 4 CPUs")),
+    "no finite one": tuple(broken(row) for row in ROWS),
+    "no finite artifact": (ROWS[0], broken(ROWS[2])),
+    "finite elsewhere": (broken(ROWS[0]), replace(ROWS[2], machine="another CPU, 4 CPUs")),
+    "larger": (ROWS[0], make_row("onnxruntime/int8_pc_sym", 50.0, mb=4080.0)),
 }  # fmt: skip
 
 
@@ -347,3 +358,106 @@ def test_beside_other_work_nothing_is_surely_faster(disturbed: int) -> None:
     quiet = recommend(rows, random_weights=False, quiet_cpus=2.0)
     assert quiet[0].label == ROWS[2].label
     assert "Other processes" not in quiet[0].reason
+
+
+def quiet(row: Row) -> Row:
+    assert row.measured is not None
+    return replace(row, measured=replace(row.measured, others_cpus=0.0))
+
+
+def test_where_fp32_was_disturbed_nothing_can_be_sure() -> None:
+    """Everything is held against it; a disturbed variant makes only itself unsure."""
+
+    def noisy(label: str) -> Recommendation:
+        noised = tuple(
+            replace(row, measured=replace(row.measured, others_cpus=1.0))
+            if row.label == label and row.measured is not None
+            else row
+            for row in map(quiet, ROWS)
+        )
+        return recommend(noised, random_weights=False, quiet_cpus=0.2)[3]
+
+    reference = noisy("torch/fp32").reason
+    assert "1 of 6 variants were timed, among them torch/fp32, which the others" in reference
+    assert "so nothing is surely faster" in reference
+    assert "none of these" not in reference
+    itself = noisy("onnxruntime/int8_pt_sym").reason
+    assert "so none of these is surely faster" in itself
+    assert "so nothing" not in itself
+
+
+def test_whether_others_worked_may_be_not_known() -> None:
+    """As where there is no /proc/stat: it counts as quiet, and the rows are named."""
+    known = tuple(quiet(row) for row in ROWS)
+    found = times_of(known, known[0], 0.2)
+    assert (found.untold, found.noisy) == ((), ())
+    assert surely_faster(known[2], found)
+    found = times_of((known[0], *ROWS[1:]), known[0], 0.2)
+    assert found.untold == ROWS[1:]
+    assert found.noisy == ()
+    assert surely_faster(ROWS[2], found)
+
+
+# --- outputs that are not finite
+
+
+@pytest.mark.parametrize("random_weights", [False, True])
+def test_no_row_is_finite(random_weights: bool) -> None:
+    found = advice(tuple(broken(row) for row in ROWS), random_weights=random_weights)
+    for item in found.values():
+        assert (item.label, item.reason) == (None, "no variant has finite outputs.")
+    alone = advice((broken(ROWS[0]), ROWS[2]), random_weights=random_weights)
+    assert alone["fastest here"].label == ROWS[2].label
+
+
+def test_fp32_with_nan_is_still_held_against() -> None:
+    """For time and for size; before, the first finite row stood for it."""
+    rows = (broken(ROWS[0]), *ROWS[1:])
+    found, before = advice(rows), advice(ROWS)
+    for purpose in ("production", "edge", "best accuracy", "fastest here"):
+        assert found[purpose] == before[purpose]
+    assert "6.67 x smaller than FP32" in found["edge"].reason
+    slow = make_row("onnxruntime/int8_pc_sym", 250.0, mb=1000.0)
+    for reference in (ROWS[0], broken(ROWS[0])):
+        of_slow = advice((reference, slow))
+        assert of_slow["production"].label is None
+        assert "slower than torch/fp32" in of_slow["edge"].reason
+
+
+def test_artifacts_with_nan_did_run() -> None:
+    rows = (ROWS[0], broken(ROWS[2]), broken(ROWS[4]), broken(ROWS[5]))
+    found = advice(rows)
+    labels = f"{ROWS[2].label}, {ROWS[4].label}"
+    for purpose in ("production", "edge"):
+        assert found[purpose].label is None
+        assert found[purpose].reason.startswith(
+            f"all artifacts that ran have NaN or infinite outputs: {labels}."
+        )
+    assert f"have NaN or infinite outputs: {labels}, {ROWS[5].label}." in (
+        found["best accuracy"].reason
+    )
+    assert found["fastest here"].label == ROWS[0].label
+
+
+def test_artifacts_that_were_timed_elsewhere_did_run() -> None:
+    away = tuple(replace(row, machine="another CPU, 64 CPUs") for row in (ROWS[2], ROWS[3]))
+    reason = advice((ROWS[0], *away))["production"].reason
+    assert reason.startswith("no artifact within the gates was timed on the kind of machine")
+    assert "not held against these: " + ", ".join(row.label for row in away) in reason
+    random = advice((ROWS[0], *away), random_weights=True)["production"].reason
+    assert random.startswith("no artifact was timed on the kind of machine")
+    outside = advice((ROWS[0], away[1]))["production"].reason
+    assert outside.startswith(f"no artifact is within the gates: the nearest is {ROWS[3].label}")
+    none_here = advice((broken(ROWS[0]), *away))["fastest here"]
+    assert none_here.label is None
+    assert none_here.reason.startswith("no variant with finite outputs was timed on the kind")
+
+
+@pytest.mark.parametrize(
+    "mb, said", [(4080.0, "1.02 x as large as FP32"), (3900.0, "1.03 x smaller than FP32")]
+)
+def test_what_is_larger_is_not_called_smaller(mb: float, said: str) -> None:
+    row = make_row("onnxruntime/int8_pc_sym", 50.0, mb=mb)
+    reason = advice((ROWS[0], row))["edge"].reason
+    assert said in reason
+    assert ("smaller than" in reason) == (mb < 4000.0)

@@ -111,8 +111,8 @@ def test_losses_have_their_intervals() -> None:
         "onnxruntime/int8_pc_sym",
         "onnxruntime/int4_g128",
     ]
-    assert poses.rows[0][1:3] == ("0", "0 to 0")
-    assert poses.rows[1][1:3] == ("+9", "+8 to +10")
+    assert poses.rows[0][1:3] == ("0.00", "0.00 to 0.00")
+    assert poses.rows[1][1:3] == ("+9.00", "+8.00 to +10.00")
 
 
 def test_pictures_that_are_there_are_shown(tmp_path: Path) -> None:

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from made_experiments import FP32, report_of, row, truths
 from made_reports import failed_row, made_row
 
+from vggt_deploy.compare.report import Row
 from vggt_deploy.report.experiment_analysis import (
     by_chance,
     failure_findings,
     gate_findings,
-    size_findings,
-    speed_findings,
     trade_findings,
     treatment_findings,
     truth_findings,
 )
+from vggt_deploy.report.experiment_costs import size_findings, speed_findings
 from vggt_deploy.report.experiment_limits import limit_findings, unmeasured_findings
 from vggt_deploy.report.languages import ENGLISH, speaker
 
@@ -48,8 +48,8 @@ def test_the_smallest() -> None:
     found = size_findings(report_of(FP32, small, large), ENGLISH)
     (sentence,) = found
     assert sentence == (
-        "The smallest artifact is onnxruntime/int4_g128: 1.00 MB, 8.00 x smaller than the FP32 "
-        "weights in memory."
+        "The smallest artifact of those that ran is onnxruntime/int4_g128: 1.00 MB, 8.00 x smaller "
+        "than the FP32 weights in memory."
     )
     near = row("onnxruntime/int8_pc_sym", mb=1.009)
     (within,) = size_findings(report_of(FP32, small, near), ENGLISH)[1:]
@@ -108,11 +108,11 @@ def told(*auc_30: float) -> list[str]:
 def test_losses_are_told_by_their_intervals() -> None:
     worse = one(told(50.0, 61.0, 72.0), "AUC@30")
     assert worse == (
-        "AUC@30: worse than PyTorch FP32, interval above 0: torch/int8_pc_sym +9 (+8 to +10). Not "
-        "told from none, or below 0.005: the other 1."
+        "AUC@30: worse than PyTorch FP32, interval above 0: torch/int8_pc_sym +9.00 (+8.00 to "
+        "+10.00). Not told from none, or below 0.005: the other 1."
     )
     better = one(told(70.0, 81.0, 92.0), "AUC@30")
-    assert "better than PyTorch FP32, interval below 0: torch/int8_pc_sym -11" in better
+    assert "better than PyTorch FP32, interval below 0: torch/int8_pc_sym -11.00" in better
     assert "worse" not in better
     mixed = one(told(50.0, 81.0, 80.0), "AUC@30")
     assert mixed == "AUC@30: no loss of 0.005 or more is told from none (2 intervals)."
@@ -153,7 +153,7 @@ def test_of_one_scene_nothing_is_told() -> None:
     found = truth_findings(report_of(*rows), ENGLISH)
     assert found[0] == (
         "AUC@30: of one scene this has no interval; the largest loss is that of torch/int8_pc_sym "
-        "(+10)."
+        "(+10.00)."
     )
     assert none(found, "intervals")
     assert one(limit_findings(report_of(*rows), ENGLISH), "The truth is known of one scene")
@@ -167,7 +167,7 @@ def test_the_gates_part_the_variants() -> None:
     good, bad = row("onnxruntime/int8_pc_sym"), row("onnxruntime/int4_g128", error=0.04)
     found = gate_findings(report_of(FP32, good, bad), ENGLISH)
     assert found == [
-        "Within the gates, nearest first (1 of 2): onnxruntime/int8_pc_sym.",
+        "Within the gates, smallest loss first (1 of 2): onnxruntime/int8_pc_sym.",
         "Outside the gates (1 of 2), loss over its gate: onnxruntime/int4_g128 (4 x).",
     ]
     assert len(gate_findings(report_of(FP32, good), ENGLISH)) == 1
@@ -257,3 +257,81 @@ def test_noisy_times_are_not_sure() -> None:
     found = speed_findings(report_of(FP32, noisy), ENGLISH)
     assert none(found, "Surely faster")
     assert one(found, "Faster than every FP32 variant by the median, not surely")
+
+
+# --- what is not finite, larger, or not here
+
+
+def broken(one: Row) -> Row:
+    """Its outputs hold NaN."""
+    accuracy = {k: replace(v, nonfinite_variant=1) for k, v in one.accuracy.items()}
+    return replace(one, accuracy=accuracy)
+
+
+def test_what_is_not_finite_is_named_for_no_merit() -> None:
+    good = row("onnxruntime/int8_pc_sym", (90.0, 91.0, 92.0), mb=2.0)
+    bad = row("onnxruntime/int4_g128", (10.0, 11.0, 12.0), mb=1.0)
+    for findings in (size_findings, speed_findings):
+        whole = findings(report_of(FP32, good, bad), ENGLISH)
+        assert bad.label in whole[0]
+        assert none(whole, "Left out")
+        found = findings(report_of(FP32, good, broken(bad)), ENGLISH)
+        assert good.label in found[0]
+        left = one(found, "Left out, with NaN or infinite outputs")
+        assert left.endswith(f": {bad.label}.")
+        assert [text for text in found if bad.label in text] == [left]
+    all_bad = report_of(broken(FP32), broken(good), broken(bad))
+    assert size_findings(all_bad, ENGLISH) == [
+        f"Left out, with NaN or infinite outputs: {good.label}, {bad.label}."
+    ]
+    assert speed_findings(all_bad, ENGLISH) == [
+        f"Left out, with NaN or infinite outputs: {FP32.label}, {good.label}, {bad.label}."
+    ]
+    assert trade_findings(all_bad, ENGLISH) == []
+
+
+def test_fp32_with_nan_is_still_held_against() -> None:
+    slow = row("torch/int8_pc_sym", (150.0, 151.0, 152.0))
+    found = speed_findings(report_of(broken(FP32), slow), ENGLISH)
+    assert found[0] == "No variant is faster than PyTorch FP32 (102.0 ms)."
+    assert one(found, "Not faster than at least one")
+    fast = speed_findings(report_of(broken(FP32), row("torch/int8_pc_sym")), ENGLISH)
+    assert one(fast, "Surely faster")
+
+
+def test_a_treatment_is_not_held_against_nan() -> None:
+    plain = row("onnxruntime/int4_g128", error=0.04)
+    treated = row("onnxruntime/int4_g128+gptq", error=0.01)
+    assert len(treatment_findings(report_of(FP32, plain, treated), ENGLISH)) == 1
+    for rows in ((broken(plain), treated), (plain, broken(treated))):
+        assert treatment_findings(report_of(FP32, *rows), ENGLISH) == []
+
+
+def test_what_is_larger_is_not_called_smaller() -> None:
+    (large, _) = size_findings(report_of(FP32, row("onnxruntime/int8_pc_sym", mb=8.16)), ENGLISH)
+    assert large == (
+        "The smallest artifact of those that ran is onnxruntime/int8_pc_sym: 8.16 MB, 1.02 x as "
+        "large as the FP32 weights in memory."
+    )
+    (small,) = size_findings(report_of(FP32, row("onnxruntime/int8_pc_sym", mb=7.9)), ENGLISH)
+    assert "1.01 x smaller than" in small
+
+
+def test_of_several_machines_not_all_times_are_of_one() -> None:
+    here = row("onnxruntime/int8_pc_sym")
+    away = replace(here, machine="another CPU, 64 CPUs")
+    same = limit_findings(report_of(FP32, here), ENGLISH)
+    assert one(same, "All times are of the CPU of one machine")
+    several = limit_findings(report_of(FP32, away), ENGLISH)
+    assert none(several, "of one machine")
+    assert one(several, "All times are of CPUs: on other ones")
+
+
+def test_whether_others_worked_may_be_not_known() -> None:
+    fast = row("onnxruntime/int8_pc_sym")
+    assert fast.measured is not None
+    untold = replace(fast, measured=replace(fast.measured, others_cpus=None))
+    note = one(limit_findings(report_of(FP32, untold), ENGLISH), "Whether other processes kept")
+    assert "not known here (1 of 2 variants): these times count as quiet" in note
+    assert none(limit_findings(report_of(FP32, fast), ENGLISH), "Whether other processes")
+    assert one(speed_findings(report_of(FP32, untold), ENGLISH), "Surely faster")

@@ -13,15 +13,20 @@ What is surely faster, `speed.py` says: the median below the fastest single call
 enough calls, on a quiet machine.
 
 A row with NaN or infinite outputs is never recommended, nor one without latency or accuracy (an
-engine that could not be run here). A variant slower than an FP32 variant in the same run is never
-recommended for speed. On random weights there are no gates, and nothing is recommended for its
-accuracy: such weights say nothing about trained ones.
+engine that could not be run here); where no row is finite nothing is. FP32 with such outputs still
+takes the time and the space that the others are held against.
+
+A variant slower than an FP32 variant in the same run is never recommended for speed. On random
+weights there are no gates, and nothing is recommended for its accuracy: such weights say nothing
+about trained ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import get_args
 
+from vggt_deploy.compare.decimals import lost_text
 from vggt_deploy.compare.loss import (
     ENOUGH_SCENES,
     GATES,
@@ -59,16 +64,16 @@ __all__ = [
 def _by_truth(row: Row) -> Said | None:
     """What the truth says of a row, for the reader of its recommendation."""
     quantities = (
-        (Said.of("AUC@30"), difference(row, "auc_30")),
-        (Said.of("AbsRel"), difference(row, "abs_rel")),
-        (Said.of("points"), difference(row, "point_error")),
+        (Said.of("AUC@30"), "auc_30"),
+        (Said.of("AbsRel"), "abs_rel"),
+        (Said.of("points"), "point_error"),
     )
-    found = [(name, lost) for name, lost in quantities if lost is not None]
+    found = [(*one, own) for one in quantities if (own := difference(row, one[1])) is not None]
     if not found:
         return None
-    n = max(lost.scenes for _, lost in found)
-    over_frames = any(lost.over == "frames" for _, lost in found)
-    lost = tuple(_quantity(name, lost) for name, lost in found)
+    n = max(own.scenes for *_, own in found)
+    over_frames = any(own.over == "frames" for *_, own in found)
+    lost = tuple(_quantity(*one) for one in found)
     if n == 1 and over_frames:
         return Said.of(
             "Lost by the truth of one scene, above 0 is worse (intervals over its frames): {lost}.",
@@ -81,11 +86,11 @@ def _by_truth(row: Row) -> Said | None:
     )
 
 
-def _quantity(name: Said, lost: Difference) -> Said:
-    mean = f"{lost.mean:+.2g}"
+def _quantity(name: Said, quantity: str, lost: Difference) -> Said:
+    mean = lost_text(quantity, lost.mean)
     if lost.low is None or lost.high is None:
         return Said.of("{name} {mean}", name=name, mean=mean)
-    interval = {"low": f"{lost.low:+.2g}", "high": f"{lost.high:+.2g}"}
+    interval = {"low": lost_text(quantity, lost.low), "high": lost_text(quantity, lost.high)}
     return Said.of("{name} {mean} ({low} to {high})", name=name, mean=mean, **interval)
 
 
@@ -96,14 +101,19 @@ def recommend(
 
     quiet_cpus: more CPUs than these, kept busy by other processes, make a time unsure.
     """
-    usable = [row for row in rows if row.measured is not None and row.accuracy and row.finite]
-    artifacts = [row for row in usable if row.runtime != "torch"]
-    within = [row for row in artifacts if random_weights or _passes(row)]
-    times = times_of(usable, rows[0], quiet_cpus)
+    ran = [row for row in rows if row.measured is not None and row.accuracy]
+    usable = [row for row in ran if row.finite]
+    if not usable:
+        return tuple(
+            _advice(purpose, None, Said.of("no variant has finite outputs."))
+            for purpose in get_args(Purpose)
+        )
+    within = [row for row in usable if row.runtime != "torch" and (random_weights or _passes(row))]
+    times = times_of(ran, rows[0], quiet_cpus)
     return (
-        _production(within, times, random_weights),
-        _edge(within, usable, artifacts, random_weights),
-        _accuracy(usable, random_weights),
+        _production(within, ran, times, random_weights),
+        _edge(within, rows, ran, random_weights),
+        _accuracy(ran, random_weights),
         _fastest(times, random_weights),
     )
 
@@ -162,8 +172,12 @@ def _elsewhere(times: Times) -> Said | None:
         return None
     return Said.of(
         "Timed on another kind of machine, so not held against these: {labels}.",
-        labels=tuple(Said.of("{label}", label=row.label) for row in times.away),
+        labels=_labels(times.away),
     )
+
+
+def _labels(rows: Iterable[Row]) -> tuple[Said, ...]:
+    return tuple(Said.of("{label}", label=row.label) for row in rows)
 
 
 def _doubts(times: Times) -> tuple[Said, ...]:
@@ -177,7 +191,18 @@ def _doubts(times: Times) -> tuple[Said, ...]:
                 least=str(FEWEST_CALLS),
             ),
         )
-    if times.noisy:
+    if times.noisy and (needed := fp32(times.noisy)):
+        doubts += (
+            Said.of(
+                "Other processes kept CPUs busy while {n} of {all} variants were timed, among "
+                "them {them}, which the others are held against, so nothing is surely faster: "
+                "repeat on a quiet machine.",
+                n=str(len(times.noisy)),
+                all=str(len(times.rows)),
+                them=_labels(needed),
+            ),
+        )
+    elif times.noisy:
         doubts += (
             Said.of(
                 "Other processes kept CPUs busy while {n} of {all} variants were timed, so none "
@@ -195,10 +220,18 @@ def _named(name: str) -> Said:
     return Said(name) if count == name else Said.of("{n} pairs lost their baseline", n=count)
 
 
-def _none_within(artifacts: list[Row]) -> Said:
+def _none_within(ran: list[Row]) -> Said:
+    """Why no artifact is within the gates; with random weights, why there is none at all."""
+    artifacts = [row for row in ran if row.runtime != "torch"]
     if not artifacts:
         return Said.of("no artifact ran: only PyTorch variants have numbers.")
-    ranked = [(found[0], row.label, found[1]) for row in artifacts if (found := loss(row))]
+    finite = [row for row in artifacts if row.finite]
+    if not finite:
+        return Said.of(
+            "all artifacts that ran have NaN or infinite outputs: {labels}.",
+            labels=_labels(artifacts),
+        )
+    ranked = [(found[0], row.label, found[1]) for row in finite if (found := loss(row))]
     if not ranked:
         return Said.of("no accuracy was measured for any artifact.")
     value, label, name = min(ranked)
@@ -210,7 +243,9 @@ def _none_within(artifacts: list[Row]) -> Said:
     )
 
 
-def _production(within: list[Row], times: Times, random_weights: bool) -> Recommendation:
+def _production(
+    within: list[Row], ran: list[Row], times: Times, random_weights: bool
+) -> Recommendation:
     timed = [row for row in within if row in times.rows]
     fast = [row for row in timed if row.scheme != "fp32" and surely_faster(row, times)]
     if fast:
@@ -231,8 +266,17 @@ def _production(within: list[Row], times: Times, random_weights: bool) -> Recomm
     if timed:
         why = Said.of("no artifact is surely faster than FP32 in PyTorch on this machine.")
         return _advice("production", None, why, *caveats)
-    artifacts = [row for row in times.rows if row.runtime != "torch"]
-    return _advice("production", None, _none_within(artifacts), _elsewhere(times))
+    if within:
+        why = (
+            Said.of("no artifact was timed on the kind of machine that PyTorch FP32 was timed on.")
+            if random_weights
+            else Said.of(
+                "no artifact within the gates was timed on the kind of machine that PyTorch FP32 "
+                "was timed on."
+            )
+        )
+        return _advice("production", None, why, _elsewhere(times))
+    return _advice("production", None, _none_within(ran))
 
 
 def _fast_enough(fast: list[Row], times: Times, random_weights: bool) -> Recommendation:
@@ -258,21 +302,23 @@ def _fast_enough(fast: list[Row], times: Times, random_weights: bool) -> Recomme
 
 
 def _edge(
-    within: list[Row], usable: list[Row], artifacts: list[Row], random_weights: bool
+    within: list[Row], rows: tuple[Row, ...], ran: list[Row], random_weights: bool
 ) -> Recommendation:
     if not within:
-        return _advice("edge", None, _none_within(artifacts))
+        return _advice("edge", None, _none_within(ran))
     chosen = min(within, key=_bytes)
     facts: tuple[Said, ...] = (Said.of("{size} MB", size=f"{_bytes(chosen) / 1e6:.4g}"),)
-    times = ratios(chosen, tuple(usable)).compression
-    if times is not None:
+    times = ratios(chosen, rows).compression
+    if times is not None and times < 1.0:
+        facts += (Said.of("{times} x as large as FP32", times=f"{1.0 / times:.2f}"),)
+    elif times is not None:
         facts += (Said.of("{times} x smaller than FP32", times=f"{times:.2f}"),)
     why = (
         Said.of("the smallest artifact that ran: {facts}.", facts=facts)
         if random_weights
         else Said.of("the smallest artifact within the gates: {facts}.", facts=facts)
     )
-    slower = tuple(Said.of("{label}", label=label) for label in slower_than(chosen, usable))
+    slower = tuple(Said.of("{label}", label=label) for label in slower_than(chosen, ran))
     speed = Said.of(
         "It is slower than {them} on this machine: chosen for its size alone.", them=slower
     )
@@ -280,8 +326,13 @@ def _edge(
     return _advice("edge", chosen.label, why, speed if slower else None, judged)
 
 
-def _accuracy(usable: list[Row], random_weights: bool) -> Recommendation:
-    ranked = [(f, row) for row in usable if row.scheme != "fp32" and (f := loss(row))]
+def _accuracy(ran: list[Row], random_weights: bool) -> Recommendation:
+    others = [row for row in ran if row.scheme != "fp32"]
+    ranked = [(f, row) for row in others if row.finite and (f := loss(row))]
+    if not ranked and others and not any(row.finite for row in others):
+        bad = _labels(others)
+        why = Said.of("all variants but FP32 have NaN or infinite outputs: {labels}.", labels=bad)
+        return _advice("best accuracy", None, why)
     if not ranked:
         why = Said.of("no variant but FP32 has accuracy numbers.")
         return _advice("best accuracy", None, why)
@@ -299,7 +350,13 @@ def _accuracy(usable: list[Row], random_weights: bool) -> Recommendation:
 
 
 def _fastest(times: Times, random_weights: bool) -> Recommendation:
-    order = sorted(times.rows, key=median)
+    order = sorted((row for row in times.rows if row.finite), key=median)
+    if not order:
+        why = Said.of(
+            "no variant with finite outputs was timed on the kind of machine that PyTorch FP32 was "
+            "timed on."
+        )
+        return _advice("fastest here", None, why, _elsewhere(times))
     chosen = order[0]
     said: list[Said | None] = [
         Said.of("the lowest median latency: {ms} ms.", ms=f"{median(chosen):.4g}")

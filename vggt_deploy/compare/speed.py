@@ -6,8 +6,10 @@
                    the work takes
 
 Nothing is sure of fewer than FEWEST_CALLS timed calls, nor where other processes kept CPUs busy
-beside them: those may have slowed every call of one variant and none of another. Times of different
-kinds of machines are never held against each other.
+beside them: those may have slowed every call of one variant and none of another. Where the system
+does not tell what others did (no /proc/stat), a row counts as quiet, or no such system could ever
+tell a variant faster: `Times.untold` names these rows, and every text that gives their times says
+so. Times of different kinds of machines are never held against each other.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ FEWEST_CALLS = 3
 class Times:
     """Rows whose times may be held against each other.
 
-    rows        finished, timed on the kind of machine that PyTorch FP32 was timed on
-    away        finished, timed on another kind
+    rows        timed on the kind of machine that PyTorch FP32 was timed on, whatever their outputs
+                hold: FP32 takes the time that it takes, with NaN as without
+    away        timed on another kind
     quiet_cpus  the most CPUs that other processes may keep busy beside timed calls; None: not known
     """
 
@@ -42,6 +45,11 @@ class Times:
     def noisy(self) -> tuple[Row, ...]:
         """Rows that other processes disturbed."""
         return tuple(row for row in self.rows if _disturbed(row, self.quiet_cpus))
+
+    @property
+    def untold(self) -> tuple[Row, ...]:
+        """Rows of which nobody knows whether other processes disturbed them."""
+        return tuple(row for row in self.rows if _others(row) is None)
 
 
 def times_of(rows: Iterable[Row], reference: Row, quiet_cpus: float | None = None) -> Times:
@@ -88,5 +96,10 @@ def _fastest_call(row: Row) -> float:
 
 
 def _disturbed(row: Row, quiet_cpus: float | None) -> bool:
+    others = _others(row)
+    return quiet_cpus is not None and others is not None and others > quiet_cpus
+
+
+def _others(row: Row) -> float | None:
     assert row.measured is not None
-    return quiet_cpus is not None and (row.measured.others_cpus or 0.0) > quiet_cpus
+    return row.measured.others_cpus

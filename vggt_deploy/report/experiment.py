@@ -26,12 +26,11 @@ from vggt_deploy.report.engine_sections import engine_grid, engine_notes, not_ru
 from vggt_deploy.report.experiment_analysis import (
     failure_findings,
     gate_findings,
-    size_findings,
-    speed_findings,
     trade_findings,
     treatment_findings,
     truth_findings,
 )
+from vggt_deploy.report.experiment_costs import size_findings, speed_findings
 from vggt_deploy.report.experiment_limits import limit_findings, unmeasured_findings
 from vggt_deploy.report.fp32_sections import geometry_grid, relative_grid
 from vggt_deploy.report.how_sections import how_entries, measured_notes

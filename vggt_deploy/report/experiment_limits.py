@@ -5,7 +5,7 @@ from __future__ import annotations
 from vggt_deploy.compare.recommend import LEAST_AUC_30
 from vggt_deploy.compare.report import ComparisonReport
 from vggt_deploy.report.languages import Speaker
-from vggt_deploy.report.question_sections import notes
+from vggt_deploy.report.question_sections import notes, report_times
 
 TARGET = "vggt-1b"
 
@@ -17,7 +17,9 @@ def limit_findings(report: ComparisonReport, say: Speaker) -> list[str]:
     found = notes(report, say)
     if all(row.measured is None or row.measured.gpu is None for row in report.rows):
         found.append(
-            say(
+            say("All times are of CPUs: on other ones, or on a GPU, the order may be another.")
+            if report_times(report).away
+            else say(
                 "All times are of the CPU of one machine: on another one, or on a GPU, the order "
                 "of the variants may be another."
             )

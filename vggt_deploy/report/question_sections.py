@@ -173,6 +173,15 @@ def timing_notes(report: ComparisonReport, say: Speaker = ENGLISH) -> list[str]:
                 worst=worst,
             )
         )
+    if times.untold:
+        found.append(
+            say(
+                "Whether other processes kept CPUs busy is not known here ({n} of {all} variants): "
+                "these times count as quiet.",
+                n=len(times.untold),
+                all=len(times.rows),
+            )
+        )
     return found
 
 

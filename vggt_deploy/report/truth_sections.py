@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from vggt_deploy.compare.decimals import lost_text
 from vggt_deploy.compare.paired import Difference
 from vggt_deploy.compare.report import ComparisonReport, Row
 from vggt_deploy.compare.truth import TruthMean, TruthMetrics
 from vggt_deploy.compare.truth_clouds import LOSS_TOLERANCE_M
 from vggt_deploy.report.languages import Speaker
-from vggt_deploy.report.text import Grid, fixed, signed, wrap
+from vggt_deploy.report.text import Grid, fixed, wrap
 
 Part = Literal["poses", "depth", "points"]
 LINE = 115
@@ -131,24 +132,27 @@ def loss_grids(report: ComparisonReport, say: Speaker) -> list[Grid]:
         for row in report.rows:
             if row.truth_loss is None or row.label == report.reference.label:
                 continue
-            losses: list[Difference | None] = [getattr(row.truth_loss, key) for _, key in columns]
-            if any(loss is not None for loss in losses):
-                cells = [cell for loss in losses for cell in _cells(loss, say)]
+            losses: list[tuple[str, Difference | None]] = [
+                (key, getattr(row.truth_loss, key)) for _, key in columns
+            ]
+            if any(loss is not None for _, loss in losses):
+                cells = [cell for key, loss in losses for cell in _cells(key, loss, say)]
                 rows.append((row.label, *cells))
         if rows:
             grids.append(Grid((say("variant"), *names), tuple(rows)))
     return grids
 
 
-def _cells(loss: Difference | None, say: Speaker) -> tuple[str, str]:
+def _cells(quantity: str, loss: Difference | None, say: Speaker) -> tuple[str, str]:
     if loss is None:
         return "-", "-"
+    mean = lost_text(quantity, loss.mean)
     if loss.low is None or loss.high is None:
-        return signed(loss.mean), "-"
-    low, high = signed(loss.low), signed(loss.high)
+        return mean, "-"
+    low, high = lost_text(quantity, loss.low), lost_text(quantity, loss.high)
     if loss.over == "frames":
-        return signed(loss.mean), say("{low} to {high}, {n} frames", low=low, high=high, n=loss.n)
-    return signed(loss.mean), say("{low} to {high}", low=low, high=high)
+        return mean, say("{low} to {high}, {n} frames", low=low, high=high, n=loss.n)
+    return mean, say("{low} to {high}", low=low, high=high)
 
 
 Value = Callable[[TruthMetrics], float | None]
