@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,14 +16,20 @@ from hypothesis import strategies as st
 from made_reports import failed_row, made_report, made_row, made_truth
 from rich.cells import cell_len
 
+from vggt_deploy.build.profiles import load_profile, shipped_profiles
 from vggt_deploy.compare.baseline import changes
+from vggt_deploy.compare.devices import ask_device
 from vggt_deploy.compare.measures import BuildMeasure, GpuMeasure
 from vggt_deploy.compare.protocol import MetricProtocol
 from vggt_deploy.compare.recommend import recommend
 from vggt_deploy.compare.report import ComparisonReport, Row
 from vggt_deploy.compare.state import Folder
+from vggt_deploy.compare.variants import Variant
+from vggt_deploy.engines.tensorrt.cuda import load_cuda
+from vggt_deploy.engines.tensorrt.library import load_library
+from vggt_deploy.errors import DeployError, RuntimeUnavailableError
 from vggt_deploy.report.experiment import experiment_text
-from vggt_deploy.report.languages import LANGUAGES
+from vggt_deploy.report.languages import LANGUAGES, speaker
 from vggt_deploy.report.languages.speaker import ORIGINAL
 from vggt_deploy.report.summary import summary_text
 from vggt_deploy.report.text import table, wrap
@@ -75,8 +84,50 @@ def on_gpu(row: Row) -> Row:
 
 def known(row: Row) -> Row:
     """The row without the words that its failure borrows from the maker of the test."""
-    failure = row.failure and replace(row.failure, fix=None, tail=())
-    return replace(row, failure=failure)
+    failure = row.failure
+    if failure is None:
+        return row
+    made = failed_row("torch/fp32").failure
+    assert made is not None
+    fix = None if failure.fix == made.fix else failure.fix
+    return replace(row, failure=replace(failure, fix=fix, tail=()))
+
+
+def device_note(name: str = "rtx4090") -> str:
+    """What a report says of `--device`."""
+    engine = Variant("tensorrt-rtx", "fp16")
+    found = ask_device(name, [engine])
+    assert found is not None
+    return found.note
+
+
+def not_run_here(why: str = "no CUDA-capable device is detected") -> Row:
+    """An engine on a machine whose driver says so."""
+    with pytest.MonkeyPatch.context() as patch:
+        error = SimpleNamespace(name="cudaErrorNoDevice")
+        runtime = SimpleNamespace(
+            cudaError_t=SimpleNamespace(cudaSuccess=0),
+            cudaGetDeviceCount=lambda: (error,),
+            cudaGetErrorString=lambda _: (0, why.encode()),
+        )
+        patch.setattr(importlib, "import_module", lambda _: runtime)
+        with pytest.raises(RuntimeUnavailableError) as caught:
+            load_cuda()
+    row = built(failed_row("tensorrt-rtx/fp16", "not run", caught.value.message))
+    assert row.failure is not None
+    return replace(row, failure=replace(row.failure, fix=caught.value.fix))
+
+
+def not_finite(row: Row) -> Row:
+    """Its outputs hold NaN."""
+    accuracy = {k: replace(v, nonfinite_variant=3) for k, v in row.accuracy.items()}
+    return replace(row, accuracy=accuracy)
+
+
+def unwatched(row: Row) -> Row:
+    """As on a system that does not tell what other processes did."""
+    assert row.measured is not None
+    return replace(row, measured=replace(row.measured, others_cpus=None))
 
 
 PROTOCOL = MetricProtocol(
@@ -90,7 +141,9 @@ PROTOCOL = MetricProtocol(
 )
 
 
-def report_of(rows: tuple[Row, ...], *, random: bool = False, **question: Any) -> ComparisonReport:
+def report_of(
+    rows: tuple[Row, ...], *, random: bool = False, notes: tuple[str, ...] = (), **question: Any
+) -> ComparisonReport:
     model = {
         "spec": "vggt-nano", "config": "vggt-nano", "kind": "random" if random else "package",
         "revision": None, "sha256": "a" * 64,
@@ -98,7 +151,7 @@ def report_of(rows: tuple[Row, ...], *, random: bool = False, **question: Any) -
     report = made_report(
         *(known(row) for row in rows),
         recommendations=recommend(rows, random_weights=random),
-        notes=("static activations: mse, 12 images in /data",),
+        notes=("static activations: mse, 12 images in /data", *notes),
         model=model,
         **question,
     )
@@ -122,7 +175,15 @@ def reports() -> dict[str, ComparisonReport]:
     slower = (rows[0], made_row("onnxruntime/int8_pc_sym", samples=samples, error=0.2), *rows[4:])
     return {
         "all kinds": old,
-        "a device": report_of(rows, device={"name": "portable-rtx", "gpu": None}),
+        "a device": report_of(
+            (*rows[:-1], not_run_here()),
+            device={"name": "rtx4090", "gpu": None},
+            notes=(device_note(),),
+        ),
+        "NaN": report_of((rows[0], *(not_finite(row) for row in rows[1:4]))),
+        "only NaN": report_of(tuple(not_finite(row) for row in rows[:4])),
+        "nobody looked at other work": report_of(tuple(unwatched(row) for row in rows[:2])),
+        "large": report_of((rows[0], made_row("onnxruntime/fp16", disk_bytes=9_000_000))),
         "random weights": report_of(rows, random=True, verify=True),
         "one scene": report_of(single, outputs=["pose"], precision="fp16", layers=layers),
         "no truth": report_of(blind, calibration=calibration, repeats=1),
@@ -133,6 +194,7 @@ def reports() -> dict[str, ComparisonReport]:
 
 
 REPORTS = reports()
+CHINESE = speaker("zh")
 # What stays as it is: names of files, schemes, metrics, units, versions; and of quantities, as they
 # stand in the JSON, where a baseline is held against them.
 NAMES = re.compile(
@@ -140,7 +202,7 @@ NAMES = re.compile(
     r"[\w.+-]*[/_@][\w.+/@*-]*|!\[[^\]]*\]\([^)]*\)|"
     r"(?<![A-Za-z0-9])(?:onnxruntime|a{16}|vggt-[a-z0-9]+|VGGT-1B|PyTorch|ONNX|Runtime|TensorRT|"
     r"ORT|CUDA|GPU|CPU|FP32|FP16|BF16|INT8|AUC|RRA|RTA|AbsRel|PSNR|SSIM|MAE|MSE|RMSE|IQR|RSS|NaN|inf|"
-    r"MB|GB|GiB|dB|ms|torch|mixed|F-score|portable-rtx|gptq|Umeyama|sha256|Python|Linux|Mann-Whitney|Holm|ETH3D|"
+    r"MB|GB|GiB|dB|ms|torch|mixed|F-score|rtx\d+|gptq|Umeyama|sha256|Python|Linux|Mann-Whitney|Holm|ETH3D|NVIDIA|GeForce|RTX|Ada|cuda[A-Za-z]+|cuda-bindings|"
     r"SIGSEGV|SIGKILL|MatMulNBits|MatMul|MatMulIntegerToFloat|DynamicQuantizeMatMul|token|plan|"
     r"crop|pad|mse|avx2|fp16|fp32|depth|compare|torch.save|accuracy_level|A CPU(?:, 2 CPUs)?|"
     r"another CPU, 4 CPUs|somewhere|T|n|p|x|m|s|a|b)(?![A-Za-z0-9])"
@@ -183,6 +245,64 @@ def test_both_languages_say_the_same_numbers(name: str) -> None:
     for one, other in zip(texts(name, "en"), texts(name, "zh"), strict=True):
         number = re.compile(r"[-+]?\d+\.\d+(?:e[-+]\d+)?")
         assert sorted(number.findall(one)) == sorted(number.findall(other))
+
+
+DEVICES = re.compile(
+    r"NVIDIA|GeForce|RTX|Ada|Jetson|Thor|JetPack|AGX|Orin|Hopper|Blackwell|Ampere|TensorRT"
+)
+COMMANDS = re.compile(r"`[^`]*`|pip install '[^']*'|--[a-z-]+|docker/|'[^']*'")
+
+
+@pytest.mark.parametrize("name", shipped_profiles())
+def test_the_note_of_a_device_is_translated(name: str) -> None:
+    runtime: Any = load_profile(name).runtimes[0]
+    found = ask_device(name, [Variant(runtime, "fp16")])
+    assert found is not None
+    assert found.note.startswith("engines: built for ")
+    text = CHINESE.recorded(found.note)
+    assert ORIGINAL not in text
+    assert english(DEVICES.sub("", text.replace(f"设备配置 {name}", ""))) == []
+
+
+def unavailable(call: Callable[[], object], imported: Any) -> DeployError:
+    """What it says where `import_module` does so."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeUnavailableError) as caught:
+        patch.setattr(importlib, "import_module", imported)
+        call()
+    return caught.value
+
+
+def without_module(name: str) -> Any:
+    raise ModuleNotFoundError(f"No module named {name!r}")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [load_cuda, lambda: load_library("tensorrt"), lambda: load_library("tensorrt-rtx")],
+    ids=["cuda", "tensorrt", "tensorrt-rtx"],
+)
+def test_what_is_missing_for_an_engine_is_translated(call: Callable[[], object]) -> None:
+    error = unavailable(call, without_module)
+    for said in (error.message, error.fix):
+        text = CHINESE.recorded(said)
+        assert ORIGINAL not in text
+        assert english(DEVICES.sub("", COMMANDS.sub("", text))) in ([], ["tensorrt"])
+
+
+@pytest.mark.parametrize(
+    "why, known_words",
+    [
+        ("no CUDA-capable device is detected", True),
+        ("CUDA driver version is insufficient for CUDA runtime version", True),
+        ("a driver says what it likes", False),
+    ],
+)
+def test_what_a_driver_says_is_translated_or_marked(why: str, known_words: bool) -> None:
+    failure = not_run_here(why).failure
+    assert failure is not None
+    text = CHINESE.recorded(failure.message)
+    assert text.startswith("没有 CUDA 设备：cudaGetDeviceCount：")
+    assert (why in text, ORIGINAL in text) == (not known_words, not known_words)
 
 
 def test_english_is_what_it_is_without_a_catalogue() -> None:
