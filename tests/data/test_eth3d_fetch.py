@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +94,19 @@ def tree(folder: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file() and path.name != ".eth3d.json"
     }
+
+
+def archives_of(output: Path) -> list[str]:
+    folder = output / "archives"
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def own(server: ArchiveServer, output: Path, body: bytes | None = None) -> Path:
+    """The archive, or another one, put there by hand."""
+    archive = output / f"archives/{NAME}.7z"
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    archive.write_bytes(server.files[f"/data/{NAME}.7z"].body if body is None else body)
+    return archive
 
 
 def asked(server: ArchiveServer) -> list[str]:
@@ -203,7 +218,9 @@ def test_kept_archives_are_used_again(server: ArchiveServer, tmp_path: Path) -> 
     fetched = fetch(server, tmp_path / "out")
     assert server.log == []
     assert fetched.archives[0].origin == "archive was there"
-    assert not (tmp_path / "out/archives").exists()
+    assert archives_of(tmp_path / "out") == [f"{NAME}.7z"]  # kept once, it is never deleted
+    fetch(server, tmp_path / "out")
+    assert archives_of(tmp_path / "out") == [f"{NAME}.7z"]
 
 
 def known_of(server: ArchiveServer, monkeypatch: pytest.MonkeyPatch, **changed: Any) -> Known:
@@ -233,16 +250,125 @@ def test_an_archive_put_there_by_hand_must_be_the_known_one(
     server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known_of(server, monkeypatch)
-    archive = tmp_path / f"out/archives/{NAME}.7z"
-    archive.parent.mkdir(parents=True)
-    archive.write_bytes(server.files[f"/data/{NAME}.7z"].body)
-    assert fetch(server, tmp_path / "out").archives[0].origin == "archive was there"
-    shutil.rmtree(tmp_path / "out/pipes")
-    archive.parent.mkdir()
-    archive.write_bytes(b"something else")
+    archive = own(server, tmp_path / "out")
     fetched = fetch(server, tmp_path / "out")
-    assert fetched.archives[0].origin == "downloaded"
-    assert "is not the known archive; fetched again" in fetched.notes[0]
+    assert fetched.archives[0].origin == "archive was there"
+    assert fetched.notes == (f"{NAME}: {archive} stays, this command did not download it",)
+    shutil.rmtree(tmp_path / "out/pipes")
+    own(server, tmp_path / "out", b"something else")
+    with pytest.raises(ArtifactError, match="is not the known archive") as raised:
+        fetch(server, tmp_path / "out")
+    assert "move it away" in raised.value.fix
+    assert archive.read_bytes() == b"something else"
+    assert server.log == []
+
+
+def test_an_archive_that_was_put_there_by_hand_stays(server: ArchiveServer, tmp_path: Path) -> None:
+    archive = own(server, tmp_path / "out")
+    fetch(server, tmp_path / "out")
+    record = json.loads((tmp_path / "out/pipes/.eth3d.json").read_text())["archives"][NAME]
+    assert record["url"] is None
+    fetch(server, tmp_path / "out")  # a second run finds it there already
+    assert archives_of(tmp_path / "out") == [archive.name]
+    shutil.rmtree(tmp_path / "out/pipes")
+    whole = archive.read_bytes()
+    for broken in (whole.replace(b"picture 1", b"pictura 1"), b"<html>"):
+        archive.write_bytes(broken)
+        with pytest.raises(ArchiveError, match="stays, this command did not download it"):
+            fetch(server, tmp_path / "out")
+        assert archive.read_bytes() == broken
+    assert server.log == []
+
+
+def test_a_marker_is_of_one_archive(server: ArchiveServer, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    marker = output / f"archives/{NAME}.7z.downloaded"
+
+    def copied(stage: str, done: int, total: int) -> None:
+        if stage.endswith("unpack"):
+            shutil.copy(marker, tmp_path / "marker")
+
+    fetch(server, output, progress=copied)
+    shutil.rmtree(output / "pipes")
+    files = {f"pipes/{name}": body for name, body in PICTURES.items()}
+    mine = write_archive(tmp_path / "mine.7z", {**files, "pipes/more": b"x"}).read_bytes()
+    for text in ((tmp_path / "marker").read_text(), "", "{", '{"sha256": 3}'):
+        archive = own(server, output, mine)
+        marker.write_text(text)
+        shutil.rmtree(output / "pipes", ignore_errors=True)
+        fetch(server, output)
+        fetch(server, output)
+        assert archive.read_bytes() == mine
+
+
+def killed_before_the_archive_was_deleted(
+    server: ArchiveServer, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_delete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(server, output)
+    assert archives_of(output) == [f"{NAME}.7z", f"{NAME}.7z.downloaded"]
+    server.log.clear()
+
+
+def test_killed_after_the_record_the_archive_is_deleted_by_the_next_run(
+    server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    killed_before_the_archive_was_deleted(server, output, monkeypatch)
+    assert fetch(server, output).archives[0].origin == "there already"
+    assert not (output / "archives").exists()
+    (output / "archives").mkdir()
+    (output / f"archives/{NAME}.7z.downloaded").write_bytes(
+        json.dumps({"url": "", "bytes": 1, "sha256": ""}).encode()
+    )  # killed between the two deletions
+    fetch(server, output)
+    assert not (output / "archives").exists()
+    assert server.log == []
+
+
+@pytest.mark.parametrize("why", ["kept", "another", "changed", "not downloaded"])
+def test_what_a_killed_run_left_stays_if_it_may_be_wanted(
+    server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    output = tmp_path / "out"
+    killed_before_the_archive_was_deleted(server, output, monkeypatch)
+    archive = output / f"archives/{NAME}.7z"
+    if why == "another":
+        archive.write_bytes(b"my own")
+    if why == "changed":
+        archive.write_bytes(bytes(archive.stat().st_size))
+    if why == "not downloaded":
+        archive.with_name(f"{NAME}.7z.downloaded").unlink()
+    body = archive.read_bytes()
+    fetch(server, output, keep_archives=why == "kept")
+    assert archive.read_bytes() == body
+
+
+@pytest.mark.parametrize("where", ["read_contents", "unpack_into"])
+def test_an_archive_that_needs_more_memory_is_kept(
+    server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    import py7zr
+
+    def full(*arguments: object, **more: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        if where == "read_contents":
+            patch.setattr(py7zr, "SevenZipFile", full)
+        else:
+            patch.setattr(py7zr.SevenZipFile, "extractall", full)
+        with pytest.raises(ArchiveError, match="needs more memory"):
+            fetch(server, tmp_path / "out")
+    server.log.clear()
+    assert fetch(server, tmp_path / "out").archives[0].origin == "archive was there"
+    assert server.log == []
+    assert not (tmp_path / "out/archives").exists()  # downloaded by the run before
 
 
 def test_a_corrupt_archive_is_deleted_and_leaves_nothing(
@@ -287,8 +413,9 @@ def test_an_archive_that_escapes_is_not_unpacked(
 
 def test_a_page_instead_of_an_archive(server: ArchiveServer, tmp_path: Path) -> None:
     server.files[f"/data/{NAME}.7z"] = Served(b"<html>Sign in to this network</html>")
-    with pytest.raises(ArchiveError, match="no 7-Zip archive"):
+    with pytest.raises(DownloadError, match="sends something else"):
         fetch(server, tmp_path / "out")
+    assert archives_of(tmp_path / "out") == []
 
 
 def test_what_others_made_is_not_written_over(server: ArchiveServer, tmp_path: Path) -> None:
@@ -312,9 +439,68 @@ def test_a_disk_that_says_no_is_an_error_with_a_fix(
     blocked = tmp_path / "out" / name
     blocked.parent.mkdir(parents=True)
     blocked.write_bytes(b"in the way")
-    with pytest.raises(ArtifactError, match="can't write"):
+    with pytest.raises(ArtifactError, match="can't write") as raised:
         fetch(server, tmp_path / "out")
+    assert "something else lies at that place" in raised.value.fix
     assert blocked.read_bytes() == b"in the way"
+
+
+@pytest.fixture
+def other_disk(tmp_path: Path) -> Iterator[Path]:
+    shared = Path("/dev/shm")
+    if not os.access(shared, os.W_OK) or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second disk here")
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        yield Path(folder)
+
+
+def test_parts_of_a_scene_may_be_links_to_another_disk(
+    server: ArchiveServer, tmp_path: Path, other_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out/pipes").mkdir(parents=True)
+    (tmp_path / "out/pipes/images").symlink_to(other_disk)
+    usage = lambda path: SimpleNamespace(free=0 if Path(path).samefile(other_disk) else 10**12)  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr("vggt_deploy.artifact.shutil.disk_usage", usage)
+        with pytest.raises(ArtifactError, match="are needed for .*pipes/images"):
+            fetch(server, tmp_path / "out", progress=not_unpacking)
+    fetch(server, tmp_path / "out")
+    pictures = other_disk / "dslr_images_undistorted"
+    assert tree(pictures) == {"DSC_0001.JPG": b"picture 1", "DSC_0002.JPG": b"picture 2"}
+    assert not (tmp_path / "out/pipes/images").is_file()
+    assert (tmp_path / "out/pipes/dslr_calibration_undistorted/cameras.txt").is_file()
+
+
+def not_unpacking(stage: str, done: int, total: int) -> None:
+    assert not stage.endswith("unpack")
+
+
+def test_what_goes_over_disks_is_there_whole_or_not_at_all(
+    server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Path.replace
+
+    def over_disks(path: Path, target: Path) -> Path:
+        if ".unpacking" in str(path):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return replace(path, target)
+
+    def cut(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:3])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    monkeypatch.setattr(Path, "replace", over_disks)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", cut)
+        with pytest.raises(ArtifactError, match="can't write") as raised:
+            fetch(server, tmp_path / "out")
+    assert "free some space" in raised.value.fix
+    assert tree(tmp_path / "out/pipes") == {}
+    left = tmp_path / "out/pipes/images/dslr_images_undistorted/.eth3d.moving"
+    left.symlink_to(tmp_path / "precious")  # as a killed run, or someone else, may leave one
+    fetch(server, tmp_path / "out")
+    assert tree(tmp_path / "out/pipes") == PICTURES
+    assert not (tmp_path / "precious").exists()
 
 
 def test_scenes_may_be_links_to_another_disk(server: ArchiveServer, tmp_path: Path) -> None:
@@ -370,6 +556,33 @@ def test_space_is_asked_for_before_the_first_byte(
     monkeypatch.setattr("vggt_deploy.data.eth3d_archives.DEPTH_BYTES", DEPTH_BYTES + 1)
     with pytest.raises(ArtifactError, match="are free"):
         fetch(server, tmp_path / "out", "depth")
+
+
+def test_space_is_looked_at_again_before_unpacking(
+    server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it is known exactly, and the download has taken its share."""
+    needed = sum(map(len, PICTURES.values()))
+    free = [10**12]
+
+    def downloaded(stage: str, done: int, total: int) -> None:
+        if stage.endswith("hash"):
+            free[0] = needed - 1
+        not_unpacking(stage, done, total)
+
+    usage = lambda path: SimpleNamespace(free=free[0])  # noqa: E731
+    monkeypatch.setattr("vggt_deploy.artifact.shutil.disk_usage", usage)
+    with pytest.raises(ArtifactError, match="are free"):
+        fetch(server, tmp_path / "out", progress=downloaded)
+    free[0] = needed
+    assert fetch(server, tmp_path / "out").archives[0].origin == "archive was there"
+
+
+def test_a_base_address_has_no_query(server: ArchiveServer, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="not an address"):
+        fetch(server, tmp_path / "out", base_url=server.url("/data?token=a"))
+    assert server.log == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_ctrl_c_leaves_a_part_that_is_gone_on_with(server: ArchiveServer, tmp_path: Path) -> None:

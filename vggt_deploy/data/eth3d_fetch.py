@@ -2,12 +2,14 @@
 
     <output>/ETH3D_LICENSE.txt              licence and citation
     <output>/archives/NAME.7z(.part)        while it is fetched; afterwards with keep_archives alone
+    <output>/archives/NAME.7z.downloaded    says that this tool fetched it and may delete it
     <output>/.NAME.unpacking/               while it is unpacked
     <output>/<scene>/...                    the data, in ETH3D's layout
     <output>/<scene>/.eth3d.json            what it was unpacked from (data.eth3d_record)
 
 An archive that the record names is not fetched again as long as its files are there with their
-sizes. One that lies in `archives` (put there by hand, or kept) is used instead of a download.
+sizes. One that lies in `archives` (put there by hand, or kept) is used instead of a download, and
+stays: what is deleted is what was downloaded and not kept.
 The record is written last, so whatever a killed run leaves is done again or gone on with: a part of
 a download is continued, a finished archive unpacked from the beginning.
 
@@ -17,9 +19,6 @@ the record says that it came from there.
 
 from __future__ import annotations
 
-import os
-import shutil
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,8 +27,9 @@ from pathlib import Path
 from typing import Literal
 
 from vggt_deploy.artifact import locked, require_free_space
-from vggt_deploy.data.archives import ArchiveError, Contents, load_py7zr, read_contents, unpack
-from vggt_deploy.data.download import Patience, download, sha256_of, sync
+from vggt_deploy.data.archives import SIGNATURE, ArchiveError, load_py7zr, read_contents
+from vggt_deploy.data.disk import disk_fix
+from vggt_deploy.data.download import Patience, download, sha256_of
 from vggt_deploy.data.eth3d_archives import (
     BASE_URL,
     DISTORTED_KINDS,
@@ -51,21 +51,24 @@ from vggt_deploy.data.eth3d_layout import (
     IMAGES,
     PICTURES,
 )
+from vggt_deploy.data.eth3d_place import unpack_into
 from vggt_deploy.data.eth3d_record import (
     SCHEMA,
     ArchiveRecord,
     FileRecord,
     SceneRecord,
     damage,
+    marker_of,
+    read_marker,
     read_record,
+    write_marker,
     write_record,
 )
-from vggt_deploy.data.http import checked_url
+from vggt_deploy.data.http import checked_base
 from vggt_deploy.errors import ArtifactError
 from vggt_deploy.progress import Progress, silent
 
 ARCHIVES = "archives"
-_CHUNK = 1 << 20
 _LISTED = 4
 
 Origin = Literal["downloaded", "archive was there", "there already"]
@@ -113,7 +116,10 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Obtained:
-    """An archive that is whole as far as can be known before it is read."""
+    """An archive that is whole as far as can be known before it is read.
+
+    url: where this tool downloaded it, now or before; None: it is someone else's.
+    """
 
     path: Path
     sha256: str
@@ -147,7 +153,7 @@ def fetch_eth3d(
     output = output.expanduser().absolute()
     run = _Run(
         output=output,
-        base_url=checked_url(base_url.rstrip("/")),
+        base_url=checked_base(base_url),
         keep=keep_archives,
         progress=progress,
         patience=patience or Patience(),
@@ -187,6 +193,7 @@ def _archive(run: _Run, scene: str, kind: Kind) -> FetchedArchive:
     record = read_record(folder, run.notes.append)
     before = None if record is None else record.archives.get(name)
     if before is not None and (why := damage(folder, before)) is None:
+        _clear_after_killed_run(run, _archive_path(run, name), before)
         return _fetched(name, scene, kind, before, "there already")
     if before is not None:
         run.notes.append(f"{name}: {why}; done again")
@@ -195,12 +202,12 @@ def _archive(run: _Run, scene: str, kind: Kind) -> FetchedArchive:
     try:
         contents = read_contents(path)
         placed = place(contents, scene, kind)
-        _unpack(run, path, contents, placed, folder, before)
+        mine = () if before is None else before.files
+        unpack_into(folder, path, contents, placed, mine, run.progress)
     except ArchiveError as error:
         if error.whole:
             raise
-        path.unlink()
-        raise ArchiveError(f"{error.message}; the archive was deleted", error.fix) from error
+        raise _unusable(obtained, error) from error
     known = KNOWN.get(name)
     after = ArchiveRecord(
         url=obtained.url,
@@ -212,22 +219,70 @@ def _archive(run: _Run, scene: str, kind: Kind) -> FetchedArchive:
     )
     archives = {} if record is None else record.archives
     write_record(folder, SceneRecord(SCHEMA, scene, "CC BY-NC-SA 4.0", {**archives, name: after}))
-    if not run.keep:
-        path.unlink()
+    if run.keep:
+        marker_of(path).unlink(missing_ok=True)  # from now on no run deletes it
+    elif obtained.url is not None:
+        _delete(path)
+    else:
+        run.notes.append(f"{name}: {path} stays, this command did not download it")
     return _fetched(name, scene, kind, after, obtained.origin)
+
+
+def _unusable(obtained: _Obtained, error: ArchiveError) -> ArchiveError:
+    """For a damaged or unsafe archive, which goes if this tool downloaded it."""
+    if obtained.url is not None:
+        _delete(obtained.path)
+        return ArchiveError(f"{error.message}; the archive was deleted", error.fix)
+    return ArchiveError(
+        f"{error.message}; {obtained.path} stays, this command did not download it",
+        f"move it away to have it downloaded; {error.fix}",
+    )
+
+
+def _delete(path: Path) -> None:
+    """A downloaded archive; its marker last, or a killed run would leave it without one."""
+    path.unlink(missing_ok=True)
+    marker_of(path).unlink(missing_ok=True)
+
+
+def _clear_after_killed_run(run: _Run, path: Path, record: ArchiveRecord) -> None:
+    """Delete a downloaded archive that was unpacked by a run that ended before it did so."""
+    marker = read_marker(path)
+    if run.keep or marker is None:
+        return
+    if not path.is_file():
+        marker_of(path).unlink()
+    elif (
+        (marker.bytes, marker.sha256) == (record.bytes, record.sha256)
+        and path.stat().st_size == record.bytes
+        and sha256_of(path) == record.sha256
+    ):
+        _delete(path)
+
+
+def _archive_path(run: _Run, name: str) -> Path:
+    return run.output / ARCHIVES / f"{name}.7z"
 
 
 def _obtain(run: _Run, scene: str, kind: Kind) -> _Obtained:
     """The archive in `archives`, fetched if it is not there or not the known one."""
     name = archive_name(scene, kind)
     known = KNOWN.get(name, Known(0, None))
-    path = run.output / ARCHIVES / f"{name}.7z"
+    path = _archive_path(run, name)
     path.parent.mkdir(exist_ok=True)
     if path.is_file():
         size = path.stat().st_size
         sha256 = sha256_of(path, stage=f"{name} hash", progress=run.progress)
+        marker = read_marker(path)
+        url = marker.url if marker is not None and marker.sha256 == sha256 else None
         if known.bytes in (0, size) and known.sha256 in (None, sha256):
-            return _Obtained(path, sha256, "archive was there", None)
+            return _Obtained(path, sha256, "archive was there", url)
+        if url is None:
+            raise ArtifactError(
+                f"{path} ({size} bytes, SHA-256 {sha256}) is not the known archive, and this "
+                "command did not download it",
+                "move it away to have the known one downloaded",
+            )
         run.notes.append(
             f"{name}: what lay in {ARCHIVES} ({size} bytes, SHA-256 {sha256}) is not the known "
             "archive; fetched again"
@@ -237,62 +292,14 @@ def _obtain(run: _Run, scene: str, kind: Kind) -> _Obtained:
         path,
         expected_bytes=known.bytes or None,
         expected_sha256=known.sha256,
+        signature=SIGNATURE,
         stage=name,
         progress=run.progress,
         patience=run.patience,
         beside_bytes=lambda total: least_unpacked_bytes(scene, kind, total),
+        whole=lambda downloaded: write_marker(path, downloaded),
     )
     return _Obtained(path, downloaded.sha256, "downloaded", downloaded.url)
-
-
-def _unpack(
-    run: _Run,
-    path: Path,
-    contents: Contents,
-    placed: dict[str, str],
-    folder: Path,
-    before: ArchiveRecord | None,
-) -> None:
-    """Unpack beside `folder`, then rename every file to its place in it."""
-    # Beside what `folder` really is: a scene may be a link to another disk.
-    beside = folder.resolve()
-    temporary = beside.parent / f".{path.stem}.unpacking"
-    if temporary.exists():
-        shutil.rmtree(temporary)  # of a killed run; the lock is ours
-    require_free_space(beside, contents.bytes)
-    _check_places(contents, placed, folder, before)
-    try:
-        temporary.mkdir(parents=True)
-        unpack(path, contents, temporary, stage=f"{path.stem} unpack", progress=run.progress)
-        for member in contents.files:
-            target = folder / placed[member.name]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (temporary / member.name).replace(target)
-        for touched in {(folder / placed[member.name]).parent for member in contents.files}:
-            sync(touched)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _check_places(
-    contents: Contents, placed: dict[str, str], folder: Path, before: ArchiveRecord | None
-) -> None:
-    """Refuse to write over what did not come from this archive and is not the same."""
-    for member in contents.files:
-        relative = placed[member.name]
-        target = folder / relative
-        if not os.path.lexists(target) or (before is not None and relative in before.files):
-            continue
-        same = (
-            target.is_file()
-            and target.stat().st_size == member.bytes
-            and _crc32_of(target) == member.crc32
-        )
-        if not same:
-            raise ArtifactError(
-                f"{target} is in the way: it is not the file that the archive holds",
-                "move it away if it may go, or give another folder with -o DIR",
-            )
 
 
 def _require_space(run: _Run, scenes: Sequence[str], kinds: Sequence[Kind]) -> None:
@@ -306,7 +313,7 @@ def _require_space(run: _Run, scenes: Sequence[str], kinds: Sequence[Kind]) -> N
                 continue
             known = KNOWN.get(name, Known(0, None))
             unpacked += least_unpacked_bytes(scene, kind, known.bytes)
-            path = run.output / ARCHIVES / f"{name}.7z"
+            path = _archive_path(run, name)
             here = max(_size(path), _size(path.with_name(f"{path.name}.part")))
             missing.append(max(known.bytes - here, 0))
     require_free_space(run.output, unpacked + (sum(missing) if run.keep else max(missing)))
@@ -340,8 +347,7 @@ def _disk_errors(output: Path) -> Iterator[None]:
     except OSError as error:
         raise ArtifactError(
             f"can't write {error.filename or output} ({error.strerror or error})",
-            "see that there is space and that you may write there, or give another -o DIR; run it "
-            "again: what is whole is kept",
+            disk_fix(error),
         ) from error
 
 
@@ -352,11 +358,3 @@ def _remove_empty(folder: Path) -> None:
 
 def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-
-
-def _crc32_of(path: Path) -> int:
-    crc32 = 0
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            crc32 = zlib.crc32(chunk, crc32)
-    return crc32

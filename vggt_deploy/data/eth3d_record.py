@@ -2,6 +2,8 @@
 
 Every file stands there with its size and CRC-32. Looking at a folder compares sizes, which finds
 what is missing or cut; the CRC-32 is for those who want to read gigabytes to be sure.
+
+`NAME.7z.downloaded` beside an archive says that it was downloaded here and may be deleted.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vggt_deploy.data.download import sync
+from vggt_deploy.data.download import Downloaded, sync
 from vggt_deploy.typed_json import decode, parse
 
 RECORD = ".eth3d.json"
@@ -88,3 +90,35 @@ def damage(folder: Path, record: ArchiveRecord) -> str | None:
         if path.stat().st_size != expected.bytes:
             return f"{relative} has {path.stat().st_size} bytes, not {expected.bytes}"
     return None
+
+
+@dataclass(frozen=True)
+class Marker:
+    """An archive that was downloaded, as it was then; another file of its name is not it."""
+
+    url: str
+    bytes: int
+    sha256: str
+
+
+def marker_of(archive: Path) -> Path:
+    """Where the marker of an archive lies."""
+    return archive.with_name(f"{archive.name}.downloaded")
+
+
+def write_marker(archive: Path, downloaded: Downloaded) -> None:
+    """On the disk when this returns."""
+    marker = Marker(downloaded.url, downloaded.bytes, downloaded.sha256)
+    path = marker_of(archive)
+    path.write_text(json.dumps(dataclasses.asdict(marker), indent=1) + "\n", "utf-8")
+    sync(path)
+
+
+def read_marker(archive: Path) -> Marker | None:
+    """None without one or with a damaged one: the archive is then taken for someone's own."""
+    try:
+        value = parse(marker_of(archive).read_text("utf-8"))
+        marker = decode(Marker, value, "marker", ValueError)
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
+    return marker if isinstance(marker, Marker) else None
