@@ -34,7 +34,7 @@ def parse(text: str) -> object:
 def decode(kind: Any, value: object, where: str, refuse: Refuse) -> object:
     """Value of type `kind` from plain JSON.
 
-    Supports what the records of this package are made of: dataclasses, Literal, X | None,
+    Supports what the records of this package are made of: dataclasses, Literal, X | None, X | Y,
     tuple[X, ...], dict[str, X], Any, str, int, float and bool.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -43,10 +43,7 @@ def decode(kind: Any, value: object, where: str, refuse: Refuse) -> object:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return _decode_dataclass(kind, value, where, refuse)
     if origin in (Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return decode(inner, value, where, refuse)
+        return _decode_union(arguments, value, where, refuse)
     if origin is Literal:
         if value in arguments:
             return value
@@ -66,6 +63,25 @@ def decode(kind: Any, value: object, where: str, refuse: Refuse) -> object:
         return value
     expected = getattr(origin or kind, "__name__", str(kind))
     raise refuse(f"{where} is {type(value).__name__}, expected {expected}")
+
+
+def _decode_union(arguments: tuple[Any, ...], value: object, where: str, refuse: Refuse) -> object:
+    """The first alternative that fits; with one alone, what is wrong with that one is said."""
+    if value is None and type(None) in arguments:
+        return None
+    inner = [argument for argument in arguments if argument is not type(None)]
+    if len(inner) == 1:
+        return decode(inner[0], value, where, refuse)
+    for one in inner:
+        try:
+            return decode(one, value, where, _Unfit)
+        except _Unfit:
+            continue
+    raise refuse(f"{where} is {type(value).__name__}, which none of its types allows")
+
+
+class _Unfit(Exception):
+    """One alternative of several does not fit."""
 
 
 def _decode_dataclass(kind: type, value: object, where: str, refuse: Refuse) -> object:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from vggt_deploy.compare.geometry import (
     relative_poses,
     rotation_angles_deg,
 )
+from vggt_deploy.typed_json import decode, parse
 
 Array = NDArray[np.float64]
 
@@ -234,7 +237,7 @@ def test_everything_together() -> None:
     assert changed.pose.direction.mean_deg == pytest.approx(45.0, abs=1e-4)
     assert changed.depth_points is not None
     assert changed.depth_points.mean == pytest.approx(0.25, abs=1e-5)  # one camera of two, by 0.5
-    assert GeometryMetrics.from_json(changed.to_json()) == changed
+    assert decode(GeometryMetrics, parse(json.dumps(asdict(changed))), "", ValueError) == changed
 
 
 def test_missing_and_broken_outputs_are_named() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from skimage.metrics import structural_similarity
 
 from vggt_deploy.compare.metrics import CROSS_ENTROPY_REASON, TensorMetrics, tensor_metrics
 from vggt_deploy.errors import CompareError
+from vggt_deploy.typed_json import decode, parse
 
 REFERENCE = np.array([[[0.0, 3.0, 4.0]]], dtype=np.float32)
 VARIANT = np.array([[[1.0, 3.0, 2.0]]], dtype=np.float32)
@@ -136,7 +139,5 @@ def test_shapes_must_agree() -> None:
 
 
 def test_json_round_trip() -> None:
-    from dataclasses import asdict
-
     m = tensor_metrics("pose_enc", VARIANT, REFERENCE)
-    assert TensorMetrics.from_json(asdict(m)) == m
+    assert decode(TensorMetrics, parse(json.dumps(asdict(m))), "", ValueError) == m

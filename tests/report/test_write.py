@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,11 @@ from vggt_deploy.artifact import locked
 from vggt_deploy.cli import app
 from vggt_deploy.compare import read_report
 from vggt_deploy.compare.report import FILES, SENSITIVITY_CSV_NAME, SENSITIVITY_NAME
+from vggt_deploy.compare.state import Folder
 from vggt_deploy.errors import ArtifactError, CompareError, DeployError, UsageError
 from vggt_deploy.records import ModelRecord
+from vggt_deploy.report import write
+from vggt_deploy.report.sensitivity import keep_sensitivity
 from vggt_deploy.report.write import rewrite
 from vggt_deploy.sensitivity.table import CSV_NAME, TABLE_NAME, Entry, SensitivityTable, write_table
 
@@ -154,3 +158,37 @@ def test_the_report_of_a_moved_folder_is_written_there(fake: Any, tmp_path: Path
     assert again.folder == moved
     assert replace(again, folder=report.folder) == report
     assert written(moved) == ALWAYS
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "empty", "text"])
+@pytest.mark.parametrize("name", ["work/images.npy", "outputs/torch-int8_pc_sym.npz"])
+def test_a_folder_that_lost_something_is_said(fake: Any, name: str, damage: str) -> None:
+    fake.run()
+    path = fake.folder / name
+    if damage == "gone":
+        path.unlink()
+    else:
+        content = {"cut": path.read_bytes()[:-40], "empty": b"", "text": b"not an array"}[damage]
+        path.write_bytes(content)
+    with pytest.raises(CompareError, match=path.name) as caught:
+        rewrite(fake.folder)
+    assert "--resume" in caught.value.fix
+
+
+def test_a_full_disk_is_said(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.run()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(write, "draw_plots", full)
+    with pytest.raises(CompareError, match="is full"):
+        rewrite(fake.folder)
+
+
+def test_random_weights_are_told_by_their_spec(fake: Any, tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    table = replace(table_of("x"), model=ModelRecord("random:vggt-tiny:1", "vggt-tiny"))
+    keep_sensitivity(folder, table, {"spec": "random:vggt-tiny:1", "sha256": None})
+    with pytest.raises(CompareError, match="random:vggt-tiny:2"):
+        keep_sensitivity(folder, table, {"spec": "random:vggt-tiny:2", "sha256": None})

@@ -94,21 +94,6 @@ class GeometryMetrics:
     depth_points: PointErrors | None = None
     notes: dict[str, str] = field(default_factory=dict)
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> GeometryMetrics:
-        """The inverse of `dataclasses.asdict`."""
-        pose = data["pose"]
-        if pose is not None:
-            angles = {k: Angles(**pose[k]) if pose[k] else None for k in ("rotation", "direction")}
-            pose = PoseErrors(**{**pose, **angles})
-        return cls(
-            pose=pose,
-            depth=DepthErrors(**data["depth"]) if data["depth"] else None,
-            points=PointErrors(**data["points"]) if data["points"] else None,
-            depth_points=PointErrors(**data["depth_points"]) if data["depth_points"] else None,
-            notes=dict(data["notes"]),
-        )
-
     def to_json(self) -> dict[str, Any]:
         """A dict for JSON."""
         return asdict(self)

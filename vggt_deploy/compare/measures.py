@@ -24,11 +24,6 @@ class Failure:
     tail: tuple[str, ...] = ()
     unavailable: bool = False
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Failure:
-        """The inverse of `dataclasses.asdict`."""
-        return cls(**{**data, "tail": tuple(data["tail"])})
-
 
 @dataclass(frozen=True)
 class ExportMeasure:
@@ -138,13 +133,3 @@ class Measured:
     others_cpus: float | None
     notes: tuple[str, ...] = ()
     gpu: GpuMeasure | None = None
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Measured:
-        """The inverse of `dataclasses.asdict`."""
-        parts = {
-            "latency": Latency.from_json(data["latency"]),
-            "notes": tuple(data["notes"]),
-            "gpu": GpuMeasure(**data["gpu"]) if data["gpu"] else None,
-        }
-        return cls(**{**data, **parts})

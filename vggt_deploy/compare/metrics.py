@@ -22,7 +22,7 @@ make every metric of that tensor None: leaving them out of the mean would hide a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -71,11 +71,6 @@ class TensorMetrics:
     def finite(self) -> bool:
         """Whether every value of the variant's tensor is a number."""
         return self.nonfinite_variant == 0
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> TensorMetrics:
-        """The inverse of `dataclasses.asdict`."""
-        return cls(**{f.name: data[f.name] for f in fields(cls)})
 
 
 def tensor_metrics(

@@ -9,10 +9,8 @@ computes the metrics.
 
 from __future__ import annotations
 
-import errno
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,10 +39,15 @@ from vggt_deploy.compare.report import (
 )
 from vggt_deploy.compare.rows import Sweep
 from vggt_deploy.compare.scenes import Scenes, check_asked, find_scenes, read_scenes
-from vggt_deploy.compare.state import Folder, begin, check_folder, timed_cpu
+from vggt_deploy.compare.state import (
+    Folder,
+    begin,
+    check_folder,
+    full_disk_explained,
+    timed_cpu,
+)
 from vggt_deploy.compare.variants import parse_variants
 from vggt_deploy.data.frame_lists import load_frame_list
-from vggt_deploy.errors import CompareError
 from vggt_deploy.model.config import get_config
 from vggt_deploy.outputs import OUTPUT_GROUPS, output_groups
 from vggt_deploy.quantize.methods import DEFAULT_METHOD
@@ -86,6 +89,7 @@ def compare(
     resume: bool = False,
     overwrite: bool = False,
     frames: str | Path | None = None,
+    drop_sideways: bool = False,
     baseline: Path | str | None = None,
     sensitivity: Path | str | None = None,
     language: str = "en",
@@ -136,6 +140,8 @@ def compare(
         overwrite: remove a former comparison in `output_dir` and begin again.
         frames: name or path of a frame list: which pictures of each scene, instead of all of them
             or the first `max_images`.
+        drop_sideways: leave out the frames that stand on their side, by the poses of their scene,
+            before `max_images` are taken; not beside `frames`.
         baseline: an earlier report, or its folder: what changed since is part of the new one.
         sensitivity: a table that `vggt-deploy sensitivity` wrote of these weights, for the page.
         language: of the summary and the experiment report: `en` or `zh`.
@@ -183,7 +189,9 @@ def compare(
         runner.check(settings)
         check_folder(folder.root, resume=resume, overwrite=overwrite)
         # No pictures there: told before any download.
-        found = find_scenes(images_dir, scenes, max_images=max_images, frames=listed)
+        found = find_scenes(
+            images_dir, scenes, max_images=max_images, frames=listed, drop_sideways=drop_sideways
+        )
         identity = identify_model(settings, worker_command, console)
         settings = settings.resolved(identity)
         read = read_scenes(
@@ -198,36 +206,24 @@ def compare(
             settings.device.check_pictures(read.frames, read.accepted, read.height, read.width)
         console.print(read.note, highlight=False, markup=False, soft_wrap=True)
         question = build_question(settings, read, identity, runner.environment)
-        with _full_disk_explained(folder.root):
+        # The finished variants are kept.
+        with full_disk_explained(folder.root, "free some space, then add --resume"):
             begin(folder, question, resume=resume, overwrite=overwrite)
             for number, scene in enumerate(read.items):
                 scene.save(folder.images(number))
                 scene.save_truth(folder.truth(number))
             if table is not None:
-                keep_sensitivity(folder, table, identity.sha256)
+                keep_sensitivity(folder, table, question["model"])
             rows = Sweep(settings, folder, read, identity, runner, console).run()
             report = _report(folder, settings, read, question, rows, runner.environment)
+            write_report(report)
             if old is not None:
                 report = replace(report, baseline=changes(old, report))
-            write_report(report)
+                write_report(report)
             write_texts(report, spoken)
             console.print("drawing the plots, the depth pictures and the page", highlight=False)
             draw(report, folder, spoken)
             return report
-
-
-@contextmanager
-def _full_disk_explained(root: Path) -> Iterator[None]:
-    """A full disk as an error that says what is kept."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise CompareError(
-            f"the disk of {root} is full",
-            "free some space, then add --resume: the finished variants are kept",
-        ) from error
 
 
 def _report(

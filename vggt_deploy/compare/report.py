@@ -7,13 +7,13 @@ says why.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from string import Formatter
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_type_hints
 
+from vggt_deploy.compare.asked import check_question
 from vggt_deploy.compare.baseline import Changes
 from vggt_deploy.compare.environment import Environment
 from vggt_deploy.compare.geometry import GeometryMetrics
@@ -23,9 +23,10 @@ from vggt_deploy.compare.metrics import TensorMetrics
 from vggt_deploy.compare.paired import TruthLoss
 from vggt_deploy.compare.protocol import MetricProtocol
 from vggt_deploy.compare.truth import TruthMean, TruthMetrics
-from vggt_deploy.compare.variants import Runtime, Variant
+from vggt_deploy.compare.variants import REFERENCE, Runtime, Variant
 from vggt_deploy.errors import CompareError
 from vggt_deploy.quantize.schemes import Activations
+from vggt_deploy.typed_json import Refuse, decode, parse
 
 SCHEMA = 5
 REPORT_NAME = "comparison_report.json"
@@ -65,12 +66,6 @@ class SceneResult:
     name: str
     geometry: GeometryMetrics
     truth: TruthMetrics | None
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> SceneResult:
-        """The inverse of `dataclasses.asdict`."""
-        truth = TruthMetrics.from_json(data["truth"]) if data["truth"] else None
-        return cls(data["name"], GeometryMetrics.from_json(data["geometry"]), truth)
 
 
 @dataclass(frozen=True)
@@ -128,28 +123,9 @@ class Row:
         return all(metrics.finite for metrics in self.accuracy.values())
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Row:
-        """The inverse of `dataclasses.asdict`."""
-        accuracy = {k: TensorMetrics.from_json(v) for k, v in data["accuracy"].items()}
-        return cls(
-            **{
-                **data,
-                "failure": Failure.from_json(data["failure"]) if data["failure"] else None,
-                "export": ExportMeasure(**data["export"]) if data["export"] else None,
-                "measured": Measured.from_json(data["measured"]) if data["measured"] else None,
-                "accuracy": accuracy,
-                "geometry": GeometryMetrics.from_json(data["geometry"])
-                if data["geometry"]
-                else None,
-                "command": tuple(data["command"]),
-                "build": BuildMeasure.from_json(data["build"]) if data["build"] else None,
-                "scenes": tuple(SceneResult.from_json(scene) for scene in data["scenes"]),
-                "truth": TruthMean.from_json(data["truth"]) if data["truth"] else None,
-                "truth_loss": TruthLoss.from_json(data["truth_loss"])
-                if data["truth_loss"]
-                else None,
-            }
-        )
+    def from_json(cls, data: object) -> Row:
+        """The inverse of `dataclasses.asdict`; CompareError where it is something else."""
+        return cast("Row", decode(cls, data, "row", _refuse))
 
 
 @dataclass(frozen=True)
@@ -334,10 +310,10 @@ def read_report(path: Path) -> ComparisonReport:
     """Read a comparison_report.json, or the folder that holds one."""
     path = path / REPORT_NAME if path.is_dir() else path
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CompareError(f"can't read {path} ({error.strerror})", "give a report") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CompareError(f"{path} is not JSON: {error}", "run compare again") from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else None
@@ -345,27 +321,60 @@ def read_report(path: Path) -> ComparisonReport:
             f"{path} has schema {found!r}, this version reads {SCHEMA}",
             "read it with the version that wrote it, or run compare again",
         )
+
+    def refuse(problem: str) -> CompareError:
+        return CompareError(f"{path}: {problem}", "it is no whole report; run compare again")
+
+    return _decode(data, path.parent, refuse)
+
+
+def _decode(data: dict[str, Any], folder: Path, refuse: Refuse) -> ComparisonReport:
+    """What `to_json` gave, with the folder that it lies in now."""
+    known = {item.name: item for item in fields(ComparisonReport)}
+    for name in known:
+        if name not in data:
+            raise refuse(f"it lacks the field {name!r}")
+    if unknown := sorted(set(data) - set(known)):
+        raise refuse(f"it has an unknown field {unknown[0]!r}")
+    if not isinstance(data["rows"], list) or not data["rows"]:
+        raise refuse("it has no rows")
+    rows = [_without_derived(entry) for entry in data["rows"]]
+    hints = get_type_hints(ComparisonReport)
+    values = {
+        name: decode(hints[name], rows if name == "rows" else data[name], name, refuse)
+        for name in known
+        if name not in ("folder", "recommendations")
+    }
+    check_question(cast("dict[str, Any]", values["question"]), refuse)
+    _check_rows(cast("tuple[Row, ...]", values["rows"]), refuse)
     try:
-        return _decode(data, path.parent)
-    except (KeyError, TypeError) as error:
-        raise CompareError(f"{path} is no whole report: {error}", "run compare again") from error
+        advice = tuple(Recommendation.from_json(one) for one in data["recommendations"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise refuse(f"a recommendation is damaged: {error}") from error
+    whole = cast("dict[str, Any]", values)
+    return ComparisonReport(folder=folder, recommendations=advice, **whole)
 
 
-def _decode(data: dict[str, Any], folder: Path) -> ComparisonReport:
-    rows = []
-    for entry in data["rows"]:
-        rows.append(Row.from_json({k: v for k, v in entry.items() if k not in ("label", "ratios")}))
-    flags = tuple(data["environment"]["cpu_flags"])
-    return ComparisonReport(
-        schema=data["schema"],
-        created=data["created"],
-        folder=folder,
-        question=data["question"],
-        environment=Environment(**{**data["environment"], "cpu_flags": flags}),
-        command=tuple(data["command"]),
-        rows=tuple(rows),
-        recommendations=tuple(Recommendation.from_json(r) for r in data["recommendations"]),
-        notes=tuple(data["notes"]),
-        protocol=MetricProtocol.from_json(data["protocol"]),
-        baseline=Changes.from_json(data["baseline"]) if data["baseline"] else None,
-    )
+def _check_rows(rows: Sequence[Row], refuse: Refuse) -> None:
+    """What no type says: the reference is the first, and a latency has its calls."""
+    if rows[0].variant != REFERENCE:
+        raise refuse(f"its first row is {rows[0].label}, not {REFERENCE.label}")
+    for row in rows:
+        latency = row.measured.latency if row.measured is not None else None
+        if latency is None:
+            continue
+        if not 0 < latency.n == len(latency.samples_ms):
+            raise refuse(f"{row.label} has {len(latency.samples_ms)} of {latency.n} timed calls")
+        if not min(*latency.samples_ms, latency.min_ms, latency.median_ms) > 0:
+            raise refuse(f"{row.label} has a call that took no time")
+
+
+def _without_derived(entry: object) -> object:
+    """A row without what is computed from all of them."""
+    if not isinstance(entry, dict):
+        return entry
+    return {key: value for key, value in entry.items() if key not in ("label", "ratios")}
+
+
+def _refuse(problem: str) -> CompareError:
+    return CompareError(problem, "it was not written by this version; run it again")

@@ -18,10 +18,12 @@ scheme table does not change under one version.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -209,6 +211,17 @@ def timed_cpu(folder: Folder) -> str | None:
     return cpu if isinstance(cpu, str) else None
 
 
+@contextmanager
+def full_disk_explained(root: Path, fix: str) -> Iterator[None]:
+    """A full disk as a CompareError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise CompareError(f"the disk of {root} is full", fix) from error
+
+
 def save_row(folder: Folder, variant: Variant, row: Row) -> None:
     """Keep a finished row."""
     write_json(folder.row(variant), asdict(row))
@@ -221,9 +234,10 @@ def finished_row(folder: Folder, variant: Variant) -> Row | None:
         return None
     try:
         row = Row.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, CompareError) as error:
+        said = error.message if isinstance(error, CompareError) else error
         raise CompareError(
-            f"{path} can't be read: {error}", "delete that file, and the variant is measured again"
+            f"{path} can't be read: {said}", "delete that file, and the variant is measured again"
         ) from error
     if row.status in ("failed", "not run"):
         return None

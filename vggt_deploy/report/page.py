@@ -13,18 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vggt_deploy.compare.report import CSV_NAME, PAGE_NAME, REPORT_NAME, ComparisonReport
 from vggt_deploy.compare.state import Folder
 from vggt_deploy.data.ground_truth import read_truth
-from vggt_deploy.errors import CompareError
 from vggt_deploy.pages.blocks import Scene
 from vggt_deploy.pages.colours import Kind, ramp
 from vggt_deploy.pages.encode import PictureStore, png_uri
 from vggt_deploy.pages.page import LIBRARIES, SCRIPTS, STYLES, render
 from vggt_deploy.report import page_parts as parts
 from vggt_deploy.report.csv_table import csv_text
+from vggt_deploy.report.kept import kept_pixels
 from vggt_deploy.report.page_maps import Shown, map_data
 from vggt_deploy.report.page_plots import plot_data
 from vggt_deploy.report.page_points import View, scene_view
@@ -70,11 +68,10 @@ def page_text(
     """The page.
 
     Raises:
-        CompareError: a file of the comparison's folder that it is drawn from is missing.
+        CompareError: a file of the comparison's folder that it is drawn from is missing or damaged.
         RuntimeUnavailableError: jinja2 is not installed.
     """
-    _check_there(report, folder)
-    images = np.load(folder.images())
+    images = kept_pixels(folder)
     truth = read_truth(folder.truth()) if folder.truth().is_file() else None
     store = PictureStore()
     maps = map_data(report, folder, images, truth, store)
@@ -99,17 +96,6 @@ def page_text(
         scripts=(*SCRIPTS, "plots.js", "report.js"),
         styles=(*STYLES, "report.css"),
     )
-
-
-def _check_there(report: ComparisonReport, folder: Folder) -> None:
-    """Pictures and outputs are kept beside the report; someone may have tidied up."""
-    needed = [folder.arrays(row.variant) for row in report.rows if row.status == "done"]
-    missing = [path for path in (folder.images(), *needed) if not path.is_file()]
-    if missing:
-        raise CompareError(
-            f"{missing[0]} is not there, and report.html is drawn from it",
-            "run compare --resume in that folder: it measures again what is missing",
-        )
 
 
 def _words(report: ComparisonReport) -> dict[str, Any]:

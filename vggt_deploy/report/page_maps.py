@@ -29,6 +29,7 @@ from vggt_deploy.data.ground_truth import GroundTruth
 from vggt_deploy.pages.blocks import legend
 from vggt_deploy.pages.colours import ColourRange, coloured, range_of
 from vggt_deploy.pages.encode import PHOTO_QUALITY, PictureStore, shrunk
+from vggt_deploy.report.kept import kept_outputs
 
 PIXELS_TOTAL = 26_000_000  # of all maps of a page; more of them are made smaller
 LEAST_WIDTH = 96
@@ -101,8 +102,7 @@ def map_data(
 
 def _depth(folder: Folder, row: Row) -> Maps:
     """Depth [S, H, W] of a variant."""
-    with np.load(folder.arrays(row.variant)) as file:
-        depth: Maps = file["depth"][0, ..., 0]
+    depth: Maps = kept_outputs(folder, row.variant)["depth"][0, ..., 0]
     return depth
 
 

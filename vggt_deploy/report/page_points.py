@@ -23,6 +23,7 @@ from vggt_deploy.compare.truth_points import Alignment, true_points
 from vggt_deploy.data.ground_truth import GroundTruth
 from vggt_deploy.geometry import pose_encoding_to_camera, unproject_depth
 from vggt_deploy.pages.cloud import Cameras, Cloud, every_nth, pack_scene
+from vggt_deploy.report.kept import kept_outputs
 
 # 6 bytes a point and variant: eight variants take 2 MB of the page.
 POINTS_TOTAL = 260_000
@@ -96,18 +97,18 @@ class _Outputs:
     @classmethod
     def read(cls, folder: Folder, row: Row, height: int, width: int) -> _Outputs | None:
         """None where the outputs give no points."""
-        with np.load(folder.arrays(row.variant)) as file:
-            poses = file["pose_enc"][0] if "pose_enc" in file else None
-            if "world_points" in file:
-                points = file["world_points"][0]
-                confidence = file.get("world_points_conf")
-            elif "depth" in file and poses is not None:
-                extrinsic, intrinsic = pose_encoding_to_camera(poses, height, width)
-                points = unproject_depth(file["depth"][0, ..., 0], extrinsic, intrinsic)
-                confidence = file.get("depth_conf")
-            else:
-                return None
-            from_depth = "world_points" not in file
+        kept = kept_outputs(folder, row.variant)
+        poses = kept["pose_enc"][0] if "pose_enc" in kept else None
+        if "world_points" in kept:
+            points = kept["world_points"][0]
+            confidence = kept.get("world_points_conf")
+        elif "depth" in kept and poses is not None:
+            extrinsic, intrinsic = pose_encoding_to_camera(poses, height, width)
+            points = unproject_depth(kept["depth"][0, ..., 0], extrinsic, intrinsic)
+            confidence = kept.get("depth_conf")
+        else:
+            return None
+        from_depth = "world_points" not in kept
         flat = None if confidence is None else confidence[0].reshape(-1)
         return cls(points.reshape(-1, 3), from_depth, flat, poses)
 

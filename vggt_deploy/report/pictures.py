@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vggt_deploy.compare.report import ComparisonReport
 from vggt_deploy.compare.state import Folder
 from vggt_deploy.compare.variants import REFERENCE, Variant
+from vggt_deploy.report.kept import kept_outputs, kept_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +46,7 @@ def draw_depth_pictures(report: ComparisonReport, folder: Folder) -> tuple[Path,
         for row in report.rows
         if row.status == "done" and (variant := row.variant) != REFERENCE
     ]
-    images = np.load(folder.images())
+    images = kept_pixels(folder)
     reference = _depth(folder, REFERENCE)
     depths = {variant.label: _depth(folder, variant) for variant in done}
     written = []
@@ -54,6 +55,7 @@ def draw_depth_pictures(report: ComparisonReport, folder: Folder) -> tuple[Path,
         maps = {label: depth[index] for label, depth in depths.items()}
         if maps:
             path = folder.root / "depth" / f"{name}.png"
+            path.parent.mkdir(exist_ok=True)
             _sheet(image, reference[index], maps, SHEET_TILE_WIDTH).save(path)
             written.append(path)
         for variant in done:
@@ -77,8 +79,7 @@ def _enlarged(width: int) -> int:
 
 def _depth(folder: Folder, variant: Variant) -> NDArray[np.float32]:
     """Depth [S, H, W] of a variant."""
-    with np.load(folder.arrays(variant)) as file:
-        depth: NDArray[np.float32] = file["depth"][0, ..., 0]
+    depth: NDArray[np.float32] = kept_outputs(folder, variant)["depth"][0, ..., 0]
     return depth
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from vggt_deploy.compare.state import Folder
 from vggt_deploy.errors import CompareError
@@ -18,16 +19,19 @@ def read_sensitivity(path: Path) -> SensitivityTable:
     return read_table(path)
 
 
-def keep_sensitivity(folder: Folder, table: SensitivityTable, sha256: str | None) -> None:
-    """Put the table beside the report of the weights with that hash (None: they have none).
+def keep_sensitivity(folder: Folder, table: SensitivityTable, model: dict[str, Any]) -> None:
+    """Put the table beside the report of `model`, as the question names it.
+
+    Weights are told by their hash; random ones, which have none, by their spec.
 
     Raises:
         CompareError: it was measured on other weights.
     """
-    if table.model.sha256 != sha256:
+    key = "spec" if model["sha256"] is None else "sha256"
+    if getattr(table.model, key) != model[key]:
         raise CompareError(
             f"the sensitivity table is of {table.model.spec} (sha256 {table.model.sha256}), the "
-            f"comparison of weights with sha256 {sha256}",
+            f"comparison of {model['spec']} (sha256 {model['sha256']})",
             "give the table of these weights, or leave --sensitivity out",
         )
     write_table(folder.root, table)

@@ -8,7 +8,7 @@ from pathlib import Path
 from vggt_deploy.artifact import locked
 from vggt_deploy.compare.baseline import changes
 from vggt_deploy.compare.report import ComparisonReport, read_report, write_report
-from vggt_deploy.compare.state import Folder
+from vggt_deploy.compare.state import Folder, full_disk_explained
 from vggt_deploy.errors import CompareError
 from vggt_deploy.report.csv_table import write_csv
 from vggt_deploy.report.experiment import write_experiment
@@ -60,11 +60,11 @@ def rewrite(
         raise CompareError(f"{root} is no folder", "give the folder that compare wrote")
     spoken = speaker(language).language
     places = Folder(root)
-    with locked(root):
+    with locked(root), full_disk_explained(root, "free some space, then write it again"):
         report = read_report(root)
         if sensitivity is not None:
             table = read_sensitivity(Path(sensitivity).expanduser())
-            keep_sensitivity(places, table, report.question["model"]["sha256"])
+            keep_sensitivity(places, table, report.question["model"])
         if baseline is not None:
             old = read_report(Path(baseline).expanduser())
             report = replace(report, baseline=changes(old, report))

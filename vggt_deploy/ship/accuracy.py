@@ -15,7 +15,7 @@ from vggt_deploy import typed_json
 from vggt_deploy.errors import BundleError
 from vggt_deploy.records import Manifest
 
-REPORT_SCHEMA = 4
+REPORT_SCHEMA = 5
 REPORT_NAME = "comparison_report.json"
 MAX_REPORT_BYTES = 64 * 2**20
 
