@@ -77,7 +77,7 @@ def test_damage_anywhere_is_an_error_or_does_no_harm(
                 continue
             accepted += 1
             changes(read, report)
-    assert refused > 500
+    assert refused > 300
     assert accepted > 50  # a number for a number, a text for a text
 
 
