@@ -299,6 +299,17 @@ def test_fp32_with_nan_is_still_held_against() -> None:
     assert one(fast, "Surely faster")
 
 
+def test_against_fp32_with_nan_nothing_is_lost_and_nothing_is_judged() -> None:
+    rows = (row("onnxruntime/int8_pc_sym"), row("onnxruntime/int8_pc_sym+gptq", error=0.3))
+    sound, unsound = report_of(FP32, *rows), report_of(broken(FP32), *rows)
+    for findings in (truth_findings, treatment_findings):
+        assert findings(sound, ENGLISH)
+        assert findings(unsound, ENGLISH) == []
+    assert gate_findings(unsound, ENGLISH) == ["NaN or infinite outputs: torch/fp32."]
+    assert one(limit_findings(unsound, ENGLISH), "PyTorch FP32 itself has NaN or infinite outputs")
+    assert none(limit_findings(sound, ENGLISH), "PyTorch FP32 itself has NaN")
+
+
 def test_a_treatment_is_not_held_against_nan() -> None:
     plain = row("onnxruntime/int4_g128", error=0.04)
     treated = row("onnxruntime/int4_g128+gptq", error=0.01)

@@ -182,6 +182,7 @@ def reports() -> dict[str, ComparisonReport]:
         ),
         "NaN": report_of((rows[0], *(not_finite(row) for row in rows[1:4]))),
         "only NaN": report_of(tuple(not_finite(row) for row in rows[:4])),
+        "FP32 with NaN": report_of((not_finite(rows[0]), *rows[1:4])),
         "nobody looked at other work": report_of(tuple(unwatched(row) for row in rows[:2])),
         "large": report_of((rows[0], made_row("onnxruntime/fp16", disk_bytes=9_000_000))),
         "random weights": report_of(rows, random=True, verify=True),

@@ -14,7 +14,7 @@ enough calls, on a quiet machine.
 
 A row with NaN or infinite outputs is never recommended, nor one without latency or accuracy (an
 engine that could not be run here); where no row is finite nothing is. FP32 with such outputs still
-takes the time and the space that the others are held against.
+takes the time and the space that the others are held against; their accuracy is then not judged.
 
 A variant slower than an FP32 variant in the same run is never recommended for speed. On random
 weights there are no gates, and nothing is recommended for its accuracy: such weights say nothing
@@ -108,13 +108,14 @@ def recommend(
             _advice(purpose, None, Said.of("no variant has finite outputs."))
             for purpose in get_args(Purpose)
         )
-    within = [row for row in usable if row.runtime != "torch" and (random_weights or _passes(row))]
+    unjudged = _no_evidence(rows[0], random_weights)
+    within = [row for row in usable if row.runtime != "torch" and (unjudged or _passes(row))]
     times = times_of(ran, rows[0], quiet_cpus)
     return (
-        _production(within, ran, times, random_weights),
-        _edge(within, rows, ran, random_weights),
-        _accuracy(ran, random_weights),
-        _fastest(times, random_weights),
+        _production(within, ran, times, unjudged),
+        _edge(within, rows, ran, unjudged),
+        _accuracy(ran, unjudged),
+        _fastest(times, unjudged),
     )
 
 
@@ -124,13 +125,19 @@ def _advice(purpose: Purpose, label: str | None, *said: Said | None) -> Recommen
     return Recommendation(purpose, label, " ".join(one.text() for one in sentences), sentences)
 
 
-def _caveat(random_weights: bool) -> Said | None:
-    if not random_weights:
-        return None
-    return Said.of(
-        "Accuracy was not judged: the weights are random: accuracy on random weights is not "
-        "evidence."
-    )
+def _no_evidence(reference: Row, random_weights: bool) -> Said | None:
+    """Why accuracy is not judged at all; None where it is."""
+    if random_weights:
+        return Said.of("the weights are random: accuracy on random weights is not evidence.")
+    if not reference.finite:
+        return Said.of(
+            "PyTorch FP32 itself has NaN or infinite outputs: accuracy against it is not evidence."
+        )
+    return None
+
+
+def _caveat(unjudged: Said | None) -> Said | None:
+    return unjudged and Said.of("Accuracy was not judged: {why}", why=unjudged)
 
 
 def _passes(row: Row) -> bool:
@@ -221,7 +228,7 @@ def _named(name: str) -> Said:
 
 
 def _none_within(ran: list[Row]) -> Said:
-    """Why no artifact is within the gates; with random weights, why there is none at all."""
+    """Why no artifact is within the gates; where nothing is judged, why there is none."""
     artifacts = [row for row in ran if row.runtime != "torch"]
     if not artifacts:
         return Said.of("no artifact ran: only PyTorch variants have numbers.")
@@ -244,19 +251,19 @@ def _none_within(ran: list[Row]) -> Said:
 
 
 def _production(
-    within: list[Row], ran: list[Row], times: Times, random_weights: bool
+    within: list[Row], ran: list[Row], times: Times, unjudged: Said | None
 ) -> Recommendation:
     timed = [row for row in within if row in times.rows]
     fast = [row for row in timed if row.scheme != "fp32" and surely_faster(row, times)]
     if fast:
-        return _fast_enough(fast, times, random_weights)
-    caveats = (*_doubts(times), _caveat(random_weights), _elsewhere(times))
+        return _fast_enough(fast, times, unjudged)
+    caveats = (*_doubts(times), _caveat(unjudged), _elsewhere(times))
     floats = [row for row in timed if row.scheme == "fp32"]
     if floats:
         chosen = min(floats, key=median)
         why = (
             Said.of("no other artifact is surely faster than FP32 on this machine.")
-            if random_weights
+            if unjudged
             else Said.of(
                 "no other artifact is within the gates and surely faster than FP32 on this machine."
             )
@@ -269,7 +276,7 @@ def _production(
     if within:
         why = (
             Said.of("no artifact was timed on the kind of machine that PyTorch FP32 was timed on.")
-            if random_weights
+            if unjudged
             else Said.of(
                 "no artifact within the gates was timed on the kind of machine that PyTorch FP32 "
                 "was timed on."
@@ -279,7 +286,7 @@ def _production(
     return _advice("production", None, _none_within(ran))
 
 
-def _fast_enough(fast: list[Row], times: Times, random_weights: bool) -> Recommendation:
+def _fast_enough(fast: list[Row], times: Times, unjudged: Said | None) -> Recommendation:
     """Of the artifacts that are surely faster than FP32: the fastest, or a smaller one as fast."""
     best = min(median(row) for row in fast)
     chosen = min((row for row in fast if median(row) <= 1.02 * best), key=_bytes)
@@ -293,16 +300,16 @@ def _fast_enough(fast: list[Row], times: Times, random_weights: bool) -> Recomme
     )
     why = (
         Said.of("the fastest artifact measured: {facts}.", facts=facts)
-        if random_weights
+        if unjudged
         else Said.of("the fastest artifact within the gates: {facts}.", facts=facts)
     )
     warnings = (_spread(chosen, nearest), _unknown(chosen, times.rows), _elsewhere(times))
-    judged = _caveat(random_weights) or _by_truth(chosen)
+    judged = _caveat(unjudged) or _by_truth(chosen)
     return _advice("production", chosen.label, why, *warnings, judged)
 
 
 def _edge(
-    within: list[Row], rows: tuple[Row, ...], ran: list[Row], random_weights: bool
+    within: list[Row], rows: tuple[Row, ...], ran: list[Row], unjudged: Said | None
 ) -> Recommendation:
     if not within:
         return _advice("edge", None, _none_within(ran))
@@ -315,18 +322,18 @@ def _edge(
         facts += (Said.of("{times} x smaller than FP32", times=f"{times:.2f}"),)
     why = (
         Said.of("the smallest artifact that ran: {facts}.", facts=facts)
-        if random_weights
+        if unjudged
         else Said.of("the smallest artifact within the gates: {facts}.", facts=facts)
     )
     slower = tuple(Said.of("{label}", label=label) for label in slower_than(chosen, ran))
     speed = Said.of(
         "It is slower than {them} on this machine: chosen for its size alone.", them=slower
     )
-    judged = _caveat(random_weights) or _by_truth(chosen)
+    judged = _caveat(unjudged) or _by_truth(chosen)
     return _advice("edge", chosen.label, why, speed if slower else None, judged)
 
 
-def _accuracy(ran: list[Row], random_weights: bool) -> Recommendation:
+def _accuracy(ran: list[Row], unjudged: Said | None) -> Recommendation:
     others = [row for row in ran if row.scheme != "fp32"]
     ranked = [(f, row) for row in others if row.finite and (f := loss(row))]
     if not ranked and others and not any(row.finite for row in others):
@@ -342,14 +349,13 @@ def _accuracy(ran: list[Row], random_weights: bool) -> Recommendation:
         value=f"{value:.3g}",
         name=_named(name),
     )
-    if not random_weights:
+    if unjudged is None:
         return _advice("best accuracy", row.label, least, _by_truth(row))
-    why = Said.of("the weights are random: accuracy on random weights is not evidence.")
     alone = Said.of("The numbers alone: {label} has {least}", label=row.label, least=least)
-    return _advice("best accuracy", None, why, alone)
+    return _advice("best accuracy", None, unjudged, alone)
 
 
-def _fastest(times: Times, random_weights: bool) -> Recommendation:
+def _fastest(times: Times, unjudged: Said | None) -> Recommendation:
     order = sorted((row for row in times.rows if row.finite), key=median)
     if not order:
         why = Said.of(
@@ -380,7 +386,7 @@ def _fastest(times: Times, random_weights: bool) -> Recommendation:
         )
     said += [_unknown(chosen, times.rows), _elsewhere(times)]
     found = loss(chosen)
-    if not random_weights and chosen.scheme != "fp32" and found is not None and found[0] > 1.0:
+    if not unjudged and chosen.scheme != "fp32" and found is not None and found[0] > 1.0:
         said.append(
             Said.of(
                 "It is outside the gates: {value} x the gate ({name}).",
@@ -388,4 +394,4 @@ def _fastest(times: Times, random_weights: bool) -> Recommendation:
                 name=_named(found[1]),
             )
         )
-    return _advice("fastest here", chosen.label, *said, _caveat(random_weights))
+    return _advice("fastest here", chosen.label, *said, _caveat(unjudged))

@@ -31,10 +31,10 @@ from vggt_deploy.report.text import number
 
 
 def truth_findings(report: ComparisonReport, say: Speaker) -> list[str]:
-    """Which losses by the truth have an interval without 0; nothing where no truth is known, or the
-    weights are random.
+    """Which losses by the truth have an interval without 0; nothing where no truth is known, the
+    weights are random, or PyTorch FP32 itself is not finite: who has nothing loses nothing.
     """
-    if report.random_weights:
+    if report.random_weights or not report.reference.finite:
         return []
     rows = [row for row in report.rows if row.truth_loss and row is not report.reference]
     quantities = (
@@ -146,11 +146,9 @@ def gate_findings(report: ComparisonReport, say: Speaker) -> list[str]:
         ]
     judged = [
         (worst[0], row)
-        for row in measured_rows(report)
+        for row in (measured_rows(report) if report.reference.finite else ())
         if row.scheme != "fp32" and row.finite and (worst := loss(row)) is not None
     ]
-    if not judged:
-        return []
     judged.sort(key=lambda item: (item[0], item[1].label))
     inside = [row for value, row in judged if value <= 1.0]
     outside = [(value, row) for value, row in judged if value > 1.0]
@@ -187,7 +185,7 @@ def gate_findings(report: ComparisonReport, say: Speaker) -> list[str]:
 
 def treatment_findings(report: ComparisonReport, say: Speaker) -> list[str]:
     """What treating the weights changed, beside the same variant without."""
-    if report.random_weights:
+    if report.random_weights or not report.reference.finite:
         return []
     found = []
     for row in measured_rows(report):
@@ -223,7 +221,7 @@ def trade_findings(report: ComparisonReport, say: Speaker) -> list[str]:
     """
     timed = report_times(report).rows
     here = [row for row in artifacts_of(report) if row in timed]
-    if report.random_weights:
+    if report.random_weights or not report.reference.finite:
         points = [(row, (bytes_on_disk(row), median(row))) for row in here if row.finite]
         front = labels_of(_front(points), say)
         text = say("Not beaten in size and median latency at once: {labels}.", labels=front)

@@ -110,6 +110,7 @@ def notes(report: ComparisonReport, say: Speaker = ENGLISH) -> list[str]:
     """All that speaks against trusting the numbers."""
     return [
         *weight_notes(report, say),
+        *reference_notes(report, say),
         *calibration_notes(report, say),
         *timing_notes(report, say),
         *machine_notes(report, say),
@@ -125,6 +126,18 @@ def weight_notes(report: ComparisonReport, say: Speaker = ENGLISH) -> list[str]:
         say(
             "The weights are random: accuracy on random weights is not evidence; sizes and times "
             "are real."
+        )
+    ]
+
+
+def reference_notes(report: ComparisonReport, say: Speaker = ENGLISH) -> list[str]:
+    """PyTorch FP32 with outputs that nothing can be held against."""
+    if report.reference.finite:
+        return []
+    return [
+        say(
+            "PyTorch FP32 itself has NaN or infinite outputs: what a variant differs from it by, "
+            "or lost against it, says nothing. Look for such values in the weights."
         )
     ]
 
