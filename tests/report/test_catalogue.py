@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +35,7 @@ SOURCES = (
     PACKAGE / "compare" / "loss.py",
 )
 ZH = speaker("zh")
+NAMES = re.compile("score|sha256|Umeyama")  # stay as they are
 
 
 # --- the catalogue has every template of the code, and no other
@@ -145,6 +149,7 @@ def test_what_the_protocol_says_is_translated(mode: str, protocols: Any) -> None
     for protocol in protocols(mode):
         for text in asdict(protocol).values():
             assert ORIGINAL not in ZH.recorded(text), text
+            assert not re.search("[a-z]{4}", NAMES.sub("", ZH.recorded(text))), text
 
 
 @pytest.fixture
@@ -153,16 +158,21 @@ def protocols(monkeypatch: pytest.MonkeyPatch) -> Any:
     from types import SimpleNamespace
 
     from vggt_deploy.compare.protocol import protocol_of
+    from vggt_deploy.data.eth3d import RESAMPLED
     from vggt_deploy.data.masks import MaskUse
 
     def made(mode: str) -> Iterator[MetricProtocol]:
         for bits in (None, 0, 1, 2, 3):
             masks = None if bits is None else MaskUse(bits, 2, 100)
-            truth = SimpleNamespace(depth=1, masks=masks)
-            for listed in (None, SimpleNamespace(name="l", sha256="a" * 64, scenes={"a": ()})):
+            note = RESAMPLED if bits else ""
+            truth = SimpleNamespace(depth=np.ones((4, 2, 2)), masks=masks, note=note)
+            sides = [(False, 0, ()), (True, 3, ()), (False, 0, ("1.JPG", "2.JPG"))]
+            lists = (None, SimpleNamespace(name="l", sha256="7" * 64, scenes={"a": ()}))
+            for listed, (drop, dropped, kept) in product(lists, sides):
                 scenes = SimpleNamespace(
                     mode=mode, height=84, width=112, frames=4, listed=listed,
-                    items=(SimpleNamespace(truth=truth),),
+                    items=(SimpleNamespace(truth=truth, on_side=kept),),
+                    drop_sideways=drop, dropped=dropped,
                 )  # fmt: skip
                 yield protocol_of(scenes)  # type: ignore[arg-type]
 

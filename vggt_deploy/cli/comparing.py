@@ -122,6 +122,13 @@ def compare(
             help="Which pictures of each scene: eth3d-5, eth3d-10, or a TOML file.",
         ),
     ] = None,
+    drop_sideways: Annotated[
+        bool,
+        typer.Option(
+            "--drop-sideways",
+            help="Leave out frames that stand on their side, by the poses of their scene.",
+        ),
+    ] = False,
     baseline: Baseline = None,
     sensitivity: SensitivityOption = None,
     language: Language = "en",
@@ -164,6 +171,7 @@ def compare(
         "calibrate": calibrate,
         **({} if calibration_method is None else {"calibration_method": calibration_method}),
         "frames": frames,
+        "drop_sideways": drop_sideways,
         "baseline": baseline,
         "sensitivity": sensitivity,
         "language": language,

@@ -4,6 +4,8 @@
     --scenes DIR   (repeatable) an ETH3D scene, or a folder of ETH3D scenes up to two folders
                    deeper; where there is none, one scene as `find_images` finds it
     --frames LIST  of each scene exactly the pictures of a frame list, in its order
+    --drop-sideways  without a list: of each scene the pictures that are not on their side, by the
+                   poses of its calibration; then the first --max-images of them
 
 All scenes have as many views and the same size: an engine may be built for one shape alone, and
 latency is measured on the first scene for all of them.
@@ -21,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_deploy.compare.on_side import on_side, upright
 from vggt_deploy.data.folders import ETH3D_FOLDERS, ImageFolder, find_images, scene_roots
 from vggt_deploy.data.frame_lists import FrameList
 from vggt_deploy.data.ground_truth import (
@@ -39,11 +42,16 @@ _LISTED = 6
 
 @dataclass(frozen=True)
 class FoundScene:
-    """Pictures of one scene, not read yet. `listed`: the frame list that chose them, if one did."""
+    """Pictures of one scene, not read yet.
+
+    listed: the frame list that chose them, if one did
+    dropped: names of those left out because they are on their side; None: nobody asked for that
+    """
 
     name: str
     images: ImageFolder
     listed: FrameList | None = None
+    dropped: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,8 @@ class Scene:
     """The pixels of one scene, [S, 3, H, W], where they are from, and the truth if it is known.
 
     no_truth: why it is not, in words; None where it is.
+    on_side: names of the pictures that stand on their side, where the poses say so.
+    dropped: names of those left out for that; None: nobody asked for it.
     """
 
     name: str
@@ -61,6 +71,8 @@ class Scene:
     note: str
     truth: GroundTruth | None
     no_truth: str | None
+    on_side: tuple[str, ...] = ()
+    dropped: tuple[str, ...] | None = None
 
     def save(self, path: Path) -> None:
         """Write the pixels for the workers; the same question gives the same bytes."""
@@ -127,6 +139,16 @@ class Scenes:
         return int(self.first.pixels.shape[3])
 
     @property
+    def drop_sideways(self) -> bool:
+        """Whether frames on their side were to be left out."""
+        return any(scene.dropped is not None for scene in self.items)
+
+    @property
+    def dropped(self) -> int:
+        """How many were, in all scenes."""
+        return sum(len(scene.dropped or ()) for scene in self.items)
+
+    @property
     def accepted(self) -> FramesRange:
         """The frame counts of the artifacts."""
         return FramesRange(1, self.frames, max(self.frames, FRAMES_AT_LEAST))
@@ -150,6 +172,7 @@ class Scenes:
             f"true depth of {depths}"
             + "".join(f"; {scene.name}: {scene.no_truth}" for scene in unknown)
             + (f"; {skipped} pictures left out" if skipped else "")
+            + (f"; {self.dropped} frames on their side left out" if self.dropped else "")
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -161,6 +184,7 @@ class Scenes:
                 "height": self.height,
                 "width": self.width,
             },
+            "drop_sideways": self.drop_sideways,
             "frame_list": self.listed and {"name": self.listed.name, "sha256": self.listed.sha256},
             "scenes": [scene.to_json() for scene in self.items],
         }
@@ -183,26 +207,38 @@ def find_scenes(
     *,
     max_images: int | None,
     frames: FrameList | None = None,
+    drop_sideways: bool = False,
 ) -> tuple[FoundScene, ...]:
     """Find the pictures, without reading them; asked for as `check_asked` allows.
 
     frames: of each scene take exactly the pictures of this list, in its order.
+    drop_sideways: leave out the frames on their side, before the first `max_images` are taken.
 
     Raises:
         UsageError: a scene that is given twice, or that `frames` does not list; `frames` and
-            `max_images` both.
-        ImageError: no pictures in a folder, or one that `frames` lists is missing.
+            `max_images` both, or `frames` and `drop_sideways`; a scene without poses and
+            `drop_sideways`.
+        ImageError: no pictures in a folder, or one that `frames` lists is missing; none left.
+        SceneError: calibration that can't be read, with `drop_sideways`.
     """
+    if frames is not None and drop_sideways:
+        raise UsageError(
+            f"the frame list {frames.name} is given, and frames on their side are to be left out",
+            "leave out --drop-sideways: a list says itself which pictures it leaves out",
+        )
     if frames is not None and max_images is not None:
         raise UsageError(
             f"the frame list {frames.name} and a number of pictures are both given",
             "leave out --max-images: the list says which pictures are taken",
         )
+    if max_images is not None and max_images < 1:
+        raise UsageError(f"max_images is {max_images}", "ask for 1 image or more, or leave it out")
     if images_dir is not None:
         roots = [Path(images_dir)]
     else:
         roots = [root for folder in scenes for root in scene_roots(Path(folder))]
-    found = [find_images(root, max_images=max_images) for root in roots]
+    at_once = None if drop_sideways else max_images
+    found = [find_images(root, max_images=at_once) for root in roots]
     folders = [images.root.resolve() for images in found]
     twice = next((folder for folder in folders if folders.count(folder) > 1), None)
     if twice is not None:
@@ -215,6 +251,12 @@ def find_scenes(
         name if names.count(name) == 1 else str(folder)
         for name, folder in zip(names, folders, strict=True)
     ]
+    if drop_sideways:
+        return tuple(
+            FoundScene(name, kept, dropped=dropped)
+            for name, images in zip(names, found, strict=True)
+            for kept, dropped in [upright(images, name, max_images)]
+        )
     return tuple(
         FoundScene(name, images, frames) for name, images in zip(names, found, strict=True)
     )
@@ -291,6 +333,7 @@ def _read(scene: FoundScene, batch: ImageBatch, need_truth: bool) -> Scene:
         if need_truth:
             raise
         no_truth = error.message
+    lying = on_side(batch.paths) if truth is not None and scene.dropped is None else None
     return Scene(
         name=scene.name,
         pixels=np.ascontiguousarray(batch.pixels, dtype=np.float32),
@@ -300,6 +343,8 @@ def _read(scene: FoundScene, batch: ImageBatch, need_truth: bool) -> Scene:
         note=f"{scene.images.note}{left_out}",
         truth=truth,
         no_truth=no_truth,
+        on_side=lying or (),
+        dropped=scene.dropped,
     )
 
 

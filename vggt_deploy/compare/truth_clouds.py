@@ -16,7 +16,11 @@ T are the tolerances of ETH3D's evaluation program. Its scores are not these: it
 knows, from the scanner's place, which predicted points no scan could see.
 
 A predicted point that is not finite stays in the count: as one point more, as far off as the scene
-is large, never within T.
+is large, never within T. A finite one may be off by more than the scene's size, without bound, so
+accuracy and overall are kinder to NaN than to an outlier; precision and F-score count both as one
+miss.
+
+VOXEL_M and TOLERANCES_M are in the scene's unit, taken for metres (see `truth_points`).
 """
 
 from __future__ import annotations

@@ -11,6 +11,13 @@ is dropped, since what a variant got wrong is what is asked here.
     as clouds   `truth_clouds`: the same points, nearest neighbours instead of the same pixel
 
 A point that is not finite takes no part in the alignment and is as far off as the scene is large.
+That is the most that it can cost, while a finite point that is far off costs its whole distance and
+pulls the alignment besides: by the mean, `rms_m` and the clouds' means a network that gives NaN
+where it is lost looks better than one that gives nonsense there. `notes` and the report count the
+NaN; the median, which the losses take, forgives both alike.
+
+Lengths are in the unit of the scene's calibration, which is taken for metres: ETH3D's and the
+rendered scenes' are, that of a folder with COLMAP text may be anything.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Scenes on disk in ETH3D's layout: pictures, calibration, ground-truth depth (see eth3d_layout).
 
 A depth file is H x W float32, little-endian, without a header, under a picture's name: metres along
-the optical axis, infinity (or 0, or NaN) where nothing is known. ETH3D's own belong to the pictures as they were
-shot, so beside undistorted pictures they need `dslr_calibration_jpg`: the camera whose pixels they
-are. Pictures in a folder `images` or `color` (or beside it) with a folder `colmap` of COLMAP's text
-files are read in the same way.
+the optical axis, infinity (or 0, or NaN) where nothing is known. ETH3D's own belong to the pictures
+as they were shot, so beside undistorted pictures they need `dslr_calibration_jpg`: the camera whose
+pixels they are. Pictures in a folder `images` or `color` (or beside it) with a folder `colmap` of
+COLMAP's text files are read in the same way.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from vggt_deploy.errors import SceneError
 from vggt_deploy.geometry import Doubles
 
 Pixels = tuple[NDArray[np.int64], NDArray[np.int64]]  # rows and columns, of one shape
+# Of depth, in the note of a scene.
+RESAMPLED = "resampled from the pictures as they were shot"
 _ORIENTATION_TAG = 0x0112
 _LISTED = 5
 # Both calibrations of a scene print the same poses with six digits and more.
@@ -318,8 +320,7 @@ def _note(
     moved = [frame.depth.camera != frame.camera for frame in frames if frame.depth is not None]
     parts = [
         f"cameras from {places.calibration}",
-        f"depth of {len(moved)} of {len(frames)} frames"
-        + (", resampled from the pictures as they were shot" if any(moved) else ""),
+        f"depth of {len(moved)} of {len(frames)} frames" + (f", {RESAMPLED}" if any(moved) else ""),
     ]
     on_side = [frame.name for frame in frames if frame.name in lying]
     if on_side:
