@@ -16,6 +16,7 @@ from markdown_it.token import Token
 from vggt_deploy.compare.baseline import changes
 from vggt_deploy.compare.report import ComparisonReport, Recommendation
 from vggt_deploy.report.markdown import MOST_CHANGES, code, escape, markdown_text, write_markdown
+from vggt_deploy.report.summary import summary_text
 
 LABEL = "onnxruntime/int8_pc_sym"
 HOSTILE = (
@@ -81,12 +82,40 @@ def test_one_table_of_all_variants() -> None:
     (table,) = tables(markdown_text(example()).replace("\u00a0", " "))
     assert table == [
         ["variant", "MB", "x smaller", "median ms", "x faster", "AUC@30, %", "lost [95 %]",
-         "AbsRel", "lost x 1000 [95 %]"],
+         "AbsRel", "lost [95 %]"],
         ["torch/fp32", "8.00", "-", "102.0", "1.00", "70.00", "-", "0.1000", "-"],
-        [LABEL, "2.00", "4.00", "50.0", "2.04", "67.50", "+2.5 [+2, +3]", "0.1100",
-         "+10 [+5, +15]"],
+        [LABEL, "2.00", "4.00", "50.0", "2.04", "67.50", "+2.50 [+2.00, +3.00]",
+         "0.1100", "+0.01000 [+0.00500, +0.01500]"],
         ["torch/int4_g128", "-", "-", "failed", "-", "-", "-", "-", "-"],
     ]  # fmt: skip
+
+
+def test_a_loss_is_written_as_in_the_summary() -> None:
+    """One rule for all files: what is below the last place is 0, without an exponent."""
+    truth = [made_truth(60.0), made_truth(80.0)]
+    lost = [made_truth(60.0 - 1e-6, 0.1 + 2.4e-8), made_truth(80.0 - 1e-6, 0.1 + 3e-6)]
+    report = made_report(
+        made_row("torch/fp32", truth=truth), made_row(LABEL, truth=lost, reference=truth)
+    )
+    (table,) = tables(markdown_text(report).replace("\u00a0", " "))
+    assert table[2][6] == "0.00 [0.00, 0.00]"
+    assert table[2][8] == "0.00000 [0.00000, 0.00000]"
+    summary = summary_text(report)
+    assert "0.00000 to 0.00000" in " ".join(summary.split())
+    assert "e-0" not in "".join(cell for row in table for cell in row)
+
+
+def test_a_variant_that_broke_is_not_folded_away() -> None:
+    old = made_report(made_row("torch/fp32"), made_row(LABEL))
+    new = made_report(made_row("torch/fp32"), failed_row(LABEL))
+    text = markdown_text(replace(new, baseline=changes(old, new)))
+    since = text[text.index("### Changed since the baseline") :]
+    shown = since[: since.index("<details>")]
+    assert "- Variants: 1 broke, 0 came to work" in shown
+    assert "- before done, now failed: onnxruntime/int8_pc_sym" in shown.replace("\\", "")
+    assert shown.index("broke") < shown.index("Quantities")
+    same = markdown_text(replace(old, baseline=changes(old, old)))
+    assert "broke" not in same
 
 
 def test_without_a_truth_the_errors_against_fp32() -> None:

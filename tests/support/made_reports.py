@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vggt_deploy.compare.environment import Environment
 from vggt_deploy.compare.geometry import (
@@ -60,6 +63,23 @@ QUESTION: dict[str, Any] = {
     "versions": {"torch": "2.9"},
 }
 PROTOCOL = MetricProtocol("the first 4 pictures", "no masks", "all pairs", "median", "Umeyama")
+
+
+def made_calls(
+    median: float,
+    count: int,
+    *,
+    seed: int | np.random.Generator = 0,
+    spread: float = 0.05,
+    rho: float = 0.0,
+) -> list[float]:
+    """Timed calls with the skewed noise that latencies have, each like the one before it as far as
+    `rho` says (AR(1) of the logarithms).
+    """
+    drawn = np.random.default_rng(seed).normal(size=count)
+    for i in range(1, count):
+        drawn[i] = rho * drawn[i - 1] + math.sqrt(1.0 - rho**2) * drawn[i]
+    return [float(value) for value in median * np.exp(spread * drawn)]
 
 
 def made_truth(auc_30: float, abs_rel: float = 0.1, point_error: float = 0.05) -> TruthMetrics:
@@ -125,7 +145,7 @@ def made_geometry(error: float) -> GeometryMetrics:
 def made_row(
     label: str,
     *,
-    samples: Sequence[float] = (100.0, 101.0, 102.0, 103.0, 104.0),
+    samples: Sequence[float] = (102.0, 100.0, 104.0, 101.0, 103.0),
     disk_bytes: int | None = 2_000_000,
     truth: Sequence[TruthMetrics] = (),
     reference: Sequence[TruthMetrics] | None = None,

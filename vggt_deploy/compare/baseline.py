@@ -1,12 +1,17 @@
 """What changed since an earlier report: size, latency, accuracy, with what can be told from chance.
 
     size          bytes on disk, exact; within 0.1 % it is unchanged (names and dates in manifests)
-    latency       median of the new calls / median of the old, 95 % interval by bootstrap,
-                  Mann-Whitney test on the calls; only where machine, threads, pictures' size and
-                  number, and outputs are the same, and no other process kept CPUs busy meanwhile.
+    latency       median of the new calls / median of the old, beside the same ratio of PyTorch
+                  FP32, whose own change is taken for the machine's and is no verdict; Mann-Whitney
+                  test on the calls and Welch's on the ratio of ratios, both with as many calls as
+                  these dependent ones are worth (`changed_latency.py`).
+                  Only where machine, threads, pictures' size and number, and outputs are the same,
+                  and where other processes are known to have kept no CPUs busy meanwhile.
                   Below 2 % it is unchanged whatever the test says
     by the truth  new minus old of each scene that both reports have (same pictures, pixels, truth
-                  and alignment), mean and interval as in `paired.py`, sign-flip test over scenes
+                  and alignment), mean and interval as in `paired.py`, sign-flip test over scenes.
+                  Below 0.005 points of AUC and F-score, 0.00005 of AbsRel and points, it is
+                  unchanged whatever the test says
     against FP32  relative error of each output, and depth, poses and points: the same numbers every
                   time with the same software, so they are compared as they are; within 5 %, or
                   where both are rounding errors (below 1e-5, 0.001 degrees), they are unchanged.
@@ -16,10 +21,9 @@ All tests of one comparison of reports are one family: Holm's adjustment, level 
 chance of a false "better" or "worse" anywhere in it is 5 %. `significance.py` has the tests, and
 which of them can't tell anything.
 
-The calls of one run follow each other, in one process: they know nothing of how the next run of the
-same thing differs (where its memory lies, who else is on the machine). A change of latency that the
-test calls real may be the machine's; the reference's own change, which stands beside it, says how
-much of it is.
+That chance rests on what two runs can't show: that a call depends on earlier ones only through the
+one before it, and that what changes the machine between two reports changes the times of all
+variants by one factor, which those of PyTorch FP32 tell.
 """
 
 from __future__ import annotations
@@ -34,11 +38,10 @@ from vggt_deploy.compare.changed import (
     Pair,
     Verdict,
     error_changes,
-    latency_change,
     size_change,
     truth_changes,
 )
-from vggt_deploy.compare.contention import NOISY_SHARE
+from vggt_deploy.compare.changed_latency import Clock, latency_change
 from vggt_deploy.compare.significance import LEVEL, holm
 from vggt_deploy.errors import CompareError
 from vggt_deploy.typed_json import decode
@@ -114,9 +117,12 @@ def changes(old: ComparisonReport, new: ComparisonReport) -> Changes:
     """What changed from the old report to the new one."""
     scenes, left_out = _common_scenes(old, new)
     reasons = _Reasons.of(old, new, scenes)
+    clock = Clock.of(old, new, _differ(old, new, _LATENCY_NEEDS))
     labels = [row.label for row in new.rows]
     labels += [row.label for row in old.rows if row.label not in labels]
-    found = {label: _found(old.row(label), new.row(label), scenes, reasons) for label in labels}
+    found = {
+        label: _found(old.row(label), new.row(label), scenes, reasons, clock) for label in labels
+    }
     judged, tests = _judged(found)
     return Changes(
         old=_side(old),
@@ -133,14 +139,14 @@ def changes(old: ComparisonReport, new: ComparisonReport) -> Changes:
 
 
 def _found(
-    old: Row | None, new: Row | None, scenes: tuple[Pair, ...], reasons: _Reasons
+    old: Row | None, new: Row | None, scenes: tuple[Pair, ...], reasons: _Reasons, clock: Clock
 ) -> tuple[Found, ...]:
     """All quantities of a variant, not judged yet; nothing where one report lacks it."""
     if old is None or new is None:
         return ()
     return (
         *size_change(old, new, reasons.size),
-        *latency_change(old, new, reasons.latency, reasons.quiet_cpus),
+        *latency_change(old, new, clock),
         *truth_changes(old, new, scenes, reasons.truth),
         *error_changes(old, new, reasons.errors),
     )
@@ -167,16 +173,11 @@ def _variant(
 
 @dataclass(frozen=True)
 class _Reasons:
-    """Why a kind of quantity can't be compared between two reports; "" where it can.
-
-    quiet_cpus: in each of them, the most that other processes may keep busy beside timed calls
-    """
+    """Why a kind of quantity can't be compared between two reports; "" where it can."""
 
     size: str
-    latency: str
     truth: str
     errors: str
-    quiet_cpus: tuple[float, float]
 
     @classmethod
     def of(cls, old: ComparisonReport, new: ComparisonReport, scenes: tuple[Pair, ...]) -> _Reasons:
@@ -189,15 +190,10 @@ class _Reasons:
         other = "taken over all scenes together, and these are not the same ones"
         return cls(
             size=_differ(old, new, _SIZE_NEEDS),
-            latency=_differ(old, new, _LATENCY_NEEDS),
             truth=random
             or ("" if scenes else "no scene in common")
             or _differ(old, new, _TRUTH_NEEDS),
             errors=random or ("" if all_scenes else other),
-            quiet_cpus=(
-                NOISY_SHARE * old.environment.usable_cpus,
-                NOISY_SHARE * new.environment.usable_cpus,
-            ),
         )
 
 
@@ -307,11 +303,11 @@ def _notes(
         if before.get(name) != after.get(name)
     ]
     for change in reference:
-        if change.quantity == "latency_ms" and change.verdict in ("better", "worse"):
+        if change.quantity == "latency_ms" and change.moved:
             assert change.change is not None
             notes.append(
                 f"{REFERENCE_LABEL} itself takes {change.change:.3g} times as long as before: "
-                "as much of every change of latency may be the machine's, or a library's"
+                "that is the machine's change, or a library's, and no variant's"
             )
     return tuple(notes)
 

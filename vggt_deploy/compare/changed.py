@@ -11,8 +11,6 @@ from vggt_deploy.compare.significance import (
     LEVEL,
     Tested,
     compare_pairs,
-    compare_samples,
-    ratio_of_medians,
 )
 from vggt_deploy.compare.truth import TruthMetrics
 from vggt_deploy.compare.truth_clouds import LOSS_TOLERANCE_M
@@ -23,10 +21,15 @@ if TYPE_CHECKING:
 SIZE_MARGIN = 0.001
 LATENCY_MARGIN = 0.02
 ERROR_MARGIN = 0.05
+# By the truth, half of the last place of the tables: what is less is the rounding of other
+# software, however sure. In the quantity's unit, points of percent or parts of 1.
+PERCENT_MARGIN = 0.005
+PART_MARGIN = 0.00005
 ROUNDING = 1e-5  # relative errors below it are those of float arithmetic
 ROUNDING_DEG = 1e-3  # angles alike
 
-# "unchanged": equal, or not told from chance. "not comparable": `reason` says why.
+# "unchanged": equal, or not told from chance or from the machine. "not comparable": `reason` says
+# why.
 Verdict = Literal["better", "worse", "unchanged", "not comparable"]
 Better = Literal["less", "more"]
 Pair = tuple[int, int]  # numbers of a scene in the old report and in the new one
@@ -39,6 +42,7 @@ class Change:
     quantity   disk_bytes, latency_ms, a field of TruthLoss, or fp32/<output> and fp32/<geometry>
     change     `kind` "ratio": new / old; "difference": new - old, of scenes the mean of those
     low, high  its 95 % interval, where there is one
+    beside     latency: change / that of PyTorch FP32, the machine's; with its 95 % interval
     n_old, n_new  calls or scenes behind the two numbers; 1 where the number is exact
     p, p_adjusted as tested, and after Holm; None: not tested, or a test that can't tell anything
     reason     why it is not comparable, or what limits the verdict; "" for nothing to say
@@ -59,32 +63,51 @@ class Change:
     p_adjusted: float | None
     verdict: Verdict
     reason: str = ""
+    beside: float | None = None
+    beside_low: float | None = None
+    beside_high: float | None = None
 
     @property
     def moved(self) -> bool:
-        """Whether it changed on these very calls and scenes, whatever that says of others: no
-        change lies outside its interval; of a single call or scene, it is another number.
+        """Whether it changed on these very calls and scenes, whatever that says of others: by as
+        much as counts at all, and no change lies outside its interval.
         """
-        if self.change is None:
+        if self.change is None or (self.kind == "ratio" and self.change <= 0.0):
             return False
-        ratio = self.kind == "ratio"
+        if size_of(self.kind, self.change) < MARGINS.get(self.quantity, 0.0):
+            return False
+        none = NONE[self.kind]
         if self.low is not None and self.high is not None:
-            return not self.low <= (1.0 if ratio else 0.0) <= self.high
-        if ratio:
-            return max(self.change, 1.0 / self.change) - 1.0 > LATENCY_MARGIN
-        return self.change != 0.0
+            return not self.low <= none <= self.high
+        return self.change != none
+
+
+NONE = {"ratio": 1.0, "difference": 0.0}  # what is no change
+
+
+def size_of(kind: Literal["ratio", "difference"], change: float) -> float:
+    """How large a change is, either way: 0 is none."""
+    return max(change, 1.0 / change) - 1.0 if kind == "ratio" else abs(change)
+
+
+@dataclass(frozen=True)
+class Hold:
+    """What forbids to call a change one, however small its p is."""
+
+    verdict: Literal["unchanged", "not comparable"]
+    reason: str
 
 
 @dataclass(frozen=True)
 class Found:
     """A change whose verdict may hang on a test, and on all the other tests.
 
-    margin  a change of less than this part (ratios alone) is none, whatever the test says
+    hold    what else is against calling it a change
     """
 
     change: Change
     tested: Tested | None = None
-    margin: float = 0.0
+    hold: Hold | None = None
 
     @property
     def in_family(self) -> bool:
@@ -98,27 +121,26 @@ class Found:
 
     def judged(self, adjusted: float | None, tests: int) -> Change:
         """The verdict, given the adjusted p value; None: no test of the family."""
-        change = self.change
-        if self.tested is None or change.change is None:
+        change, by = self.change, self.change.change
+        if self.tested is None or by is None:
             return change
-        by = change.change
-        if by == (1.0 if change.kind == "ratio" else 0.0) and self.p == 1.0:
+        if by == NONE[change.kind] and self.p == 1.0:
             return replace(change, verdict="unchanged")
         if adjusted is None:
             reason = f"too few to tell: {_count(change)}, no outcome gives p of {LEVEL:g} or less"
             return replace(change, verdict="not comparable", reason=reason)
         change = replace(change, p=self.p, p_adjusted=adjusted)
         if adjusted > LEVEL:
-            hopeless = self.tested.smallest_p * tests > LEVEL
-            reason = (
-                f"{_count(change)} among {tests} tests can hardly tell any change"
-                if hopeless
-                else ""
-            )
+            reason = ""
+            if self.tested.smallest_p * tests > LEVEL:
+                reason = f"{_count(change)} among {tests} tests can hardly tell any change"
             return replace(change, verdict="unchanged", reason=reason)
-        if change.kind == "ratio" and max(by, 1.0 / by) - 1.0 < self.margin:
-            reason = f"told from none, but below {100 * self.margin:g} %"
-            return replace(change, verdict="unchanged", reason=reason)
+        margin = MARGINS[change.quantity]
+        if size_of(change.kind, by) < margin:
+            least = f"{100 * margin:g} %" if change.kind == "ratio" else f"{margin:.5f}".rstrip("0")
+            return replace(change, verdict="unchanged", reason=f"told from none, but below {least}")
+        if self.hold is not None:
+            return replace(change, verdict=self.hold.verdict, reason=self.hold.reason)
         return replace(change, verdict=_direction(change))
 
 
@@ -132,7 +154,7 @@ def _count(change: Change) -> str:
 def _direction(change: Change) -> Verdict:
     """Which way it went."""
     assert change.change is not None
-    more = change.change > (1.0 if change.kind == "ratio" else 0.0)
+    more = change.change > NONE[change.kind]
     return "better" if more == (change.better == "more") else "worse"
 
 
@@ -149,7 +171,7 @@ def _exact(
     return replace(change, verdict="better" if new < old else "worse")
 
 
-def _incomparable(
+def incomparable_change(
     quantity: str, unit: str, old: float, new: float, reason: str, better: Better = "less"
 ) -> Change:
     return Change(
@@ -164,40 +186,9 @@ def size_change(old: Row, new: Row, incomparable: str) -> Iterator[Found]:
         return
     sizes = (float(old.disk_bytes), float(new.disk_bytes))
     if incomparable:
-        yield Found(_incomparable("disk_bytes", "bytes", *sizes, incomparable))
+        yield Found(incomparable_change("disk_bytes", "bytes", *sizes, incomparable))
     else:
         yield Found(_exact("disk_bytes", "bytes", *sizes, SIZE_MARGIN))
-
-
-def latency_change(
-    old: Row, new: Row, incomparable: str, quiet_cpus: tuple[float, float]
-) -> Iterator[Found]:
-    """Medians of the timed calls.
-
-    quiet_cpus: in each report, the most that other processes may have kept busy meanwhile.
-    """
-    if old.measured is None or new.measured is None:
-        return
-    before, after = old.measured.latency, new.measured.latency
-    if not incomparable and old.machine != new.machine:
-        incomparable = f"another machine: {old.machine} before, {new.machine} now"
-    medians = (before.median_ms, after.median_ms)
-    if incomparable:
-        yield Found(_incomparable("latency_ms", "ms", *medians, incomparable))
-        return
-    ratio, low, high = ratio_of_medians(before.samples_ms, after.samples_ms)
-    change = Change(
-        "latency_ms", "ms", "less", "ratio", *medians, ratio, low, high, before.n, after.n,
-        None, None, "unchanged",
-    )  # fmt: skip
-    for measured, when, limit in zip(
-        (old.measured, new.measured), ("before", "now"), quiet_cpus, strict=True
-    ):
-        if (measured.others_cpus or 0.0) > limit:
-            reason = f"noisy times {when}: other processes kept CPUs busy"
-            yield Found(replace(change, verdict="not comparable", reason=reason))
-            return
-    yield Found(change, compare_samples(before.samples_ms, after.samples_ms), LATENCY_MARGIN)
 
 
 @dataclass(frozen=True)
@@ -225,6 +216,10 @@ _TRUTH = (
     _Quantity("point_error", "", "less", lambda s: s.points.median_relative if s.points else None),
     _Quantity("f_score", "%", "more", _f_score),
 )
+# What counts as a change at all, of the quantities that are tested.
+MARGINS = {"latency_ms": LATENCY_MARGIN} | {
+    one.name: PERCENT_MARGIN if one.unit == "%" else PART_MARGIN for one in _TRUTH
+}
 
 
 def truth_changes(old: Row, new: Row, scenes: Sequence[Pair], incomparable: str) -> Iterator[Found]:
@@ -238,7 +233,7 @@ def truth_changes(old: Row, new: Row, scenes: Sequence[Pair], incomparable: str)
             continue
         if incomparable:
             yield Found(
-                _incomparable(
+                incomparable_change(
                     quantity.name, quantity.unit, means[0], means[1], incomparable, quantity.better
                 )
             )
@@ -296,7 +291,7 @@ def _error(
     quantity: str, unit: str, old: float, new: float, rounding: float, incomparable: str
 ) -> Change:
     if incomparable:
-        return _incomparable(quantity, unit, old, new, incomparable)
+        return incomparable_change(quantity, unit, old, new, incomparable)
     return _exact(quantity, unit, old, new, ERROR_MARGIN, rounding)
 
 

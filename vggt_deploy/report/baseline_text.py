@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from vggt_deploy.compare.baseline import Change, Changes, VariantChanges, Verdict
+from vggt_deploy.compare.baseline import (
+    REFERENCE_LABEL,
+    Change,
+    Changes,
+    VariantChanges,
+    Verdict,
+)
+from vggt_deploy.compare.changed import MARGINS
+from vggt_deploy.compare.decimals import LOST_DECIMALS, lost_text
 from vggt_deploy.compare.truth_clouds import LOSS_TOLERANCE_M
 from vggt_deploy.report.languages import ENGLISH, Speaker
-from vggt_deploy.report.text import Grid, fixed, number, signed, wrap
+from vggt_deploy.report.text import Grid, fixed, number, wrap
 
 LINE = 115
 _SHORT = {"depth_abs_rel": "depth AbsRel", "point_error": "points"}
@@ -70,9 +78,15 @@ def _unjudged(change: Change) -> bool:
 
 
 def baseline_verdicts(found: Changes, say: Speaker = ENGLISH) -> list[str]:
-    """How many quantities went which way, what came, went or broke, what can't be compared."""
+    """What broke, came or went, how many quantities went which way, what can't be compared."""
+    return [*baseline_counts(found, say), *baseline_reasons(found, say)]
+
+
+def baseline_counts(found: Changes, say: Speaker = ENGLISH) -> list[str]:
+    """First of all, the variants that broke; then how many quantities went which way."""
+    lines = baseline_fates(found, say)
     counts = Counter(change.verdict for _, change in _all(found))
-    lines = [
+    lines.append(
         say(
             "Quantities: {worse} worse, {better} better, {unchanged} unchanged or not told from "
             "chance, {incomparable} not comparable.",
@@ -81,19 +95,42 @@ def baseline_verdicts(found: Changes, say: Speaker = ENGLISH) -> list[str]:
             unchanged=counts["unchanged"],
             incomparable=counts["not comparable"],
         )
-    ]
+    )
+    return lines
+
+
+def baseline_fates(found: Changes, say: Speaker = ENGLISH) -> list[str]:
+    """Which variants broke, came to work, came or went, the worst first; nothing where none did."""
+    fates: dict[str, list[str]] = {}
+    worst_first: tuple[Verdict, ...] = ("worse", "not comparable", "better", "unchanged")
+    for variant in sorted(found.variants, key=lambda one: worst_first.index(one.status)):
+        if fate := _fate(variant, say):
+            fates.setdefault(fate, []).append(variant.label)
+    if not fates:
+        return []
+    status = Counter(variant.status for variant in found.variants)
+    presence = Counter(variant.presence for variant in found.variants)
+    counts = say(
+        "Variants: {worse} broke, {better} came to work, {gone} not in the new report, {new} not "
+        "in the old one.",
+        worse=status["worse"],
+        better=status["better"],
+        gone=presence["disappeared"],
+        new=presence["appeared"],
+    )
+    return [counts, *(say.titled(fate, say.joined(labels)) for fate, labels in fates.items())]
+
+
+def baseline_reasons(found: Changes, say: Speaker = ENGLISH) -> list[str]:
+    """What could not be judged or compared, and why."""
+    lines = []
     if any(_unjudged(change) for _, change in _all(found)):
         lines.append(
             say(
-                "Not judged: what moved here, but in too few scenes or calls, or in noisy times, "
-                "to tell it from chance."
+                "Not judged: what moved here, but can't be told from chance or from the machine, "
+                "for the reasons below."
             )
         )
-    fates: dict[str, list[str]] = {}
-    for variant in found.variants:
-        if fate := _fate(variant, say):
-            fates.setdefault(fate, []).append(variant.label)
-    lines += [say.titled(fate, say.joined(labels)) for fate, labels in fates.items()]
     reasons = Counter(
         (quantity_name(change, say), change.reason)
         for _, change in _all(found)
@@ -113,21 +150,50 @@ def baseline_verdicts(found: Changes, say: Speaker = ENGLISH) -> list[str]:
 def baseline_how(found: Changes, say: Speaker = ENGLISH) -> str:
     """How it was judged."""
     if not found.tests:
-        return say(
-            "No quantity was tested: too few calls and scenes, or the reports are too unlike. "
-            "Sizes and errors against PyTorch FP32 are exact: within 0.1 % and 5 % they are "
-            "unchanged."
-        )
-    return say(
-        "Latency: ratio of medians, Mann-Whitney test on the calls, below 2 % never called a "
-        "change. By the truth: scene by scene, sign-flip test. Intervals: bootstrap, 95 %. All "
-        "{tests} tests are one family: with Holm's adjustment the chance of any false better or "
-        "worse among them is {level} %. Calls of one run know nothing of how two runs of the same "
-        "thing differ: a change of latency may be the machine's. Sizes and errors against "
-        "PyTorch FP32 are exact: no test; within 0.1 % and 5 % they are unchanged.",
+        return say.sentences([_why_untested(found, say), _exactly(say)])
+    tested = say(
+        "Latency: ratio of medians, and that ratio beside the one of PyTorch FP32, whose own "
+        "change is taken for the machine's and never called better or worse. A variant is better "
+        "or worse only if a Mann-Whitney test on its calls, its ratio and the ratio of ratios "
+        "(Welch's test) all say so, by 2 % or more; calls that are like the one before them count"
+        " for fewer. By the truth: scene by scene, sign-flip test, never below 0.005 points of "
+        "AUC and F-score or 0.00005 of AbsRel and points. Intervals: 95 %. Tests: {tests}, one "
+        "family (Holm), so that the chance of any false better or worse is {level} %, if a call "
+        "depends on earlier ones only through the one before it, and if the machine changed all "
+        "variants by the same factor as PyTorch FP32.",
         tests=found.tests,
         level=f"{100 * found.level:g}",
     )
+    return say.sentences([tested, _exactly(say)])
+
+
+def _exactly(say: Speaker) -> str:
+    return say(
+        "Sizes and errors against PyTorch FP32 are exact: no test; within 0.1 % and 5 % they are "
+        "unchanged."
+    )
+
+
+def _why_untested(found: Changes, say: Speaker) -> str:
+    """The reasons that there are: of every quantity that is tested where it can be."""
+    tested = [
+        change
+        for variant, change in _all(found)
+        if change.quantity in MARGINS
+        and (variant.label, change.quantity) != (REFERENCE_LABEL, "latency_ms")
+    ]
+    reasons = [change.reason for change in tested if change.verdict == "not comparable"]
+    texts = [say.recorded(reason) for reason in dict.fromkeys(reasons)]
+    if any(change.verdict == "unchanged" for change in tested):
+        texts.append(say("what could be compared is the same in both"))
+    if not tested:
+        texts.append(
+            say(
+                "the two reports have no variant timed beside PyTorch FP32, and no scene with a "
+                "truth, in common"
+            )
+        )
+    return say("No quantity was tested: {reasons}.", reasons=say.semicolon.join(texts))
 
 
 def quantity_name(change: Change, say: Speaker = ENGLISH) -> str:
@@ -157,22 +223,26 @@ def shown(change: Change, value: float | None) -> str:
         return fixed(value / 1e6)
     if change.unit in ("ms", "%"):
         return fixed(value)
+    if change.quantity in LOST_DECIMALS:
+        return fixed(value, LOST_DECIMALS[change.quantity])
     return number(value)
 
 
 def _change(change: Change) -> str:
     if change.change is None:
         return "-"
-    return f"x {change.change:.3f}" if change.kind == "ratio" else signed(change.change)
+    return f"x {change.change:.3f}" if change.kind == "ratio" else _by(change, change.change)
+
+
+def _by(change: Change, value: float) -> str:
+    """A ratio, or a difference as the losses by the truth are written."""
+    return f"{value:.3f}" if change.kind == "ratio" else lost_text(change.quantity, value)
 
 
 def _interval(change: Change, say: Speaker) -> str:
     if change.low is None or change.high is None:
         return "-"
-    low, high = (
-        f"{value:.3f}" if change.kind == "ratio" else signed(value)
-        for value in (change.low, change.high)
-    )
+    low, high = (_by(change, value) for value in (change.low, change.high))
     return say("{low} to {high}", low=low, high=high)
 
 

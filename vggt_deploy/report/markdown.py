@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vggt_deploy.compare.baseline import Changes
-from vggt_deploy.compare.paired import Difference
+from vggt_deploy.compare.decimals import lost_text
+from vggt_deploy.compare.paired import Difference, TruthLoss
 from vggt_deploy.compare.report import (
     MARKDOWN_NAME,
     REPORT_NAME,
@@ -22,13 +23,14 @@ from vggt_deploy.compare.report import (
     Row,
 )
 from vggt_deploy.report.baseline_text import (
+    baseline_counts,
     baseline_how,
     baseline_notes,
-    baseline_verdicts,
+    baseline_reasons,
     told_grid,
 )
 from vggt_deploy.report.question_sections import machine_facts, notes, subject_facts
-from vggt_deploy.report.text import Grid, fixed, megabytes, number, signed
+from vggt_deploy.report.text import Grid, fixed, megabytes, number
 
 _NO_BREAK = "\u00a0"  # an interval on three lines is hard to read
 MOST_CHANGES = 30  # rows of the table of changes; a comment has 65536 characters at most
@@ -91,7 +93,7 @@ def variants_grid(report: ComparisonReport) -> Grid:
     """One line for each variant: size, speed, and the truth, or without one the errors."""
     by_truth = report.reference.truth is not None
     accuracy = (
-        ("AUC@30, %", "lost [95 %]", "AbsRel", "lost x 1000 [95 %]")
+        ("AUC@30, %", "lost [95 %]", "AbsRel", "lost [95 %]")
         if by_truth
         else ("rotation, deg", "direction, deg", "depth AbsRel", "points")
     )
@@ -116,19 +118,23 @@ def _by_truth(row: Row, reference: Row) -> tuple[str, ...]:
     truth, lost = row.truth, row.truth_loss if row is not reference else None
     return (
         fixed(truth.auc_30 if truth else None),
-        _lost(lost.auc_30 if lost else None),
+        _lost("auc_30", lost),
         fixed(truth.abs_rel if truth else None, 4),
-        _lost(lost.abs_rel if lost else None, 1000.0),
+        _lost("abs_rel", lost),
     )
 
 
-def _lost(lost: Difference | None, times: float = 1.0) -> str:
+def _lost(quantity: str, loss: TruthLoss | None) -> str:
+    """Written as in all other texts."""
+    lost: Difference | None = getattr(loss, quantity, None)
     if lost is None:
         return "-"
+    mean = lost_text(quantity, lost.mean)
     if lost.low is None or lost.high is None:
-        return signed(times * lost.mean)
-    mean, low, high = (signed(times * value) for value in (lost.mean, lost.low, lost.high))
-    return f"{mean} [{low}, {high}]".replace(" ", _NO_BREAK)
+        return mean
+    interval = f"[{lost_text(quantity, lost.low)}, {lost_text(quantity, lost.high)}]"
+    over = f" ({lost.n} frames)" if lost.over == "frames" else ""
+    return f"{mean} {interval}{over}".replace(" ", _NO_BREAK)
 
 
 def _against_fp32(row: Row) -> tuple[str, ...]:
@@ -180,11 +186,10 @@ def _baseline(found: Changes) -> list[str]:
     grid = told_grid(found)
     rows = tuple((code(row[0]), *row[1:]) for row in grid.rows[:MOST_CHANGES])
     left = len(grid.rows) - len(rows)
-    summary, *rest = baseline_verdicts(found)
-    details = [*baseline_notes(found), *rest, baseline_how(found)]
+    details = [*baseline_notes(found), *baseline_reasons(found), baseline_how(found)]
     parts = [
         ["### Changed since the baseline"],
-        [escape(summary)],
+        [f"- {escape(text)}" for text in baseline_counts(found)],
         Grid(grid.header, rows, grid.left).markdown(),
         [f"{left} more changes are in `{SUMMARY_NAME}`."] if left else [],
         _folded("How it was compared", [f"- {escape(text)}" for text in details]),
