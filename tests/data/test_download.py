@@ -181,8 +181,10 @@ def test_less_promised_than_sent_is_found_by_the_known_length(
     server: ArchiveServer, tmp_path: Path
 ) -> None:
     server.files["/a.7z"] = Served(BODY, claimed=1000)
+    told: list[int] = []
     with pytest.raises(DownloadError, match="has 1000 bytes, expected 300000"):
-        fetch(server, tmp_path)
+        fetch(server, tmp_path, progress=lambda stage, done, total: told.append(done))
+    assert told == []  # refused before anything is received
     assert left(tmp_path) == []
 
 
@@ -436,6 +438,28 @@ def test_what_is_sent_instead_does_not_cost_the_part(
     server.files["/a.7z"] = served
     assert fetch(server, tmp_path, signature=BODY[:6]).resumed_from == 100_000
     assert (tmp_path / "a.7z").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_another_version_of_a_wrong_length_does_not_cost_the_part(
+    server: ArchiveServer, tmp_path: Path, chunked: bool
+) -> None:
+    served = begun(server, tmp_path)
+    server.files["/a.7z"] = Served(BODY[:200_000], chunked=chunked)
+    with pytest.raises(DownloadError, match="has 200000 bytes, expected 300000"):
+        fetch(server, tmp_path, signature=BODY[:6])
+    server.files["/a.7z"] = served
+    assert fetch(server, tmp_path, signature=BODY[:6]).resumed_from == 100_000
+
+
+def test_what_a_killed_run_left_beside_a_part_goes(server: ArchiveServer, tmp_path: Path) -> None:
+    for name, body in (("new", BODY[:10]), ("json.tmp", b"{")):
+        (tmp_path / f"a.7z.part.{name}").write_bytes(body)
+    begun(server, tmp_path).ranges = False
+    (tmp_path / "a.7z.part.new").write_bytes(BODY[:10])
+    fetch(server, tmp_path)
+    assert (tmp_path / "a.7z").read_bytes() == BODY
+    assert left(tmp_path) == ["a.7z"]
 
 
 def test_nothing_at_all_is_no_file(server: ArchiveServer, tmp_path: Path) -> None:

@@ -256,7 +256,9 @@ def _begin(job: _Job, response: httpx.Response, have: int, before: Origin | None
     if wrong := _wrong_length(job, now.total):
         raise wrong
     body = _signed(job, response)
-    changed = before is not None and job.signature != b"" and before.differs(now)
+    # Of another version, as long as it should be, and of the right kind: the part is of no use.
+    known = now.total is not None and job.signature != b""
+    changed = known and before is not None and before.differs(now)
     if have == 0 or changed:
         part.begin(now)
         length = _pour(job, body, part.path, 0, now.total)
