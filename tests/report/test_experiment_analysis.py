@@ -23,6 +23,7 @@ from vggt_deploy.report.experiment_analysis import (
 from vggt_deploy.report.experiment_costs import size_findings, speed_findings
 from vggt_deploy.report.experiment_limits import limit_findings, unmeasured_findings
 from vggt_deploy.report.languages import ENGLISH, speaker
+from vggt_deploy.report.summary import gate_notes
 
 FULL = report_of(
     FP32,
@@ -308,6 +309,11 @@ def test_against_fp32_with_nan_nothing_is_lost_and_nothing_is_judged() -> None:
     assert gate_findings(unsound, ENGLISH) == ["NaN or infinite outputs: torch/fp32."]
     assert one(limit_findings(unsound, ENGLISH), "PyTorch FP32 itself has NaN or infinite outputs")
     assert none(limit_findings(sound, ENGLISH), "PyTorch FP32 itself has NaN")
+    assert gate_notes(unsound) == ["No gates were applied (PyTorch FP32 itself is not finite)."]
+    assert one(gate_notes(sound), "Gates, against PyTorch FP32")
+    weak = made_row("torch/fp32", truth=truths(5.0))
+    assert one(limit_findings(report_of(weak), ENGLISH), "PyTorch FP32 itself has an AUC@30")
+    assert none(limit_findings(report_of(broken(weak)), ENGLISH), "has an AUC@30")
 
 
 def test_a_treatment_is_not_held_against_nan() -> None:

@@ -83,6 +83,8 @@ def gate_notes(report: ComparisonReport, say: Speaker = ENGLISH) -> list[str]:
     """What the advice was held against."""
     if report.random_weights:
         return [say("No gates were applied (random weights).")]
+    if not report.reference.finite:
+        return [say("No gates were applied (PyTorch FP32 itself is not finite).")]
     notes = [say("Gates, against PyTorch FP32: {gates}.", gates=_named(GATES, say))]
     if report.reference.truth is not None:
         notes.append(
