@@ -75,9 +75,9 @@ def _bad_url(url: str, why: str) -> DownloadError:
 
 def new_client(timeout: httpx.Timeout, headers: dict[str, str]) -> httpx.Client:
     """A client that takes proxies and certificates from the environment, as httpx does."""
-    httpx = load_httpx()
+    library = load_httpx()
     try:
-        client: httpx.Client = httpx.Client(
+        client: httpx.Client = library.Client(
             timeout=timeout, headers=headers, follow_redirects=False
         )
     except OSError as error:  # ssl.SSLError is one
@@ -92,7 +92,7 @@ def new_client(timeout: httpx.Timeout, headers: dict[str, str]) -> httpx.Client:
             "needs a package that is not installed",
             "pip install 'httpx[socks]', or unset it",
         ) from error
-    except (ValueError, httpx.InvalidURL) as error:
+    except (ValueError, library.InvalidURL) as error:
         # The error is not repeated: an address of a proxy may hold a password.
         raise DownloadError(
             f"the address of a proxy can't be used, set by {_set_variables(_PROXY_VARIABLES)}",
