@@ -462,7 +462,7 @@ def test_parts_of_a_scene_may_be_links_to_another_disk(
     usage = lambda path: SimpleNamespace(free=0 if Path(path).samefile(other_disk) else 10**12)  # noqa: E731
     with monkeypatch.context() as patch:
         patch.setattr("vggt_deploy.artifact.shutil.disk_usage", usage)
-        with pytest.raises(ArtifactError, match="are needed for .*pipes/images"):
+        with pytest.raises(ArtifactError, match=r"are needed for .*pipes/images"):
             fetch(server, tmp_path / "out", progress=not_unpacking)
     fetch(server, tmp_path / "out")
     pictures = other_disk / "dslr_images_undistorted"
