@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from vggt_deploy.compare import truth_poses
 from vggt_deploy.compare.truth import (
     CloudScore,
     CloudTruth,
@@ -216,6 +217,44 @@ def test_a_pair_without_a_true_baseline_counts_its_rotation() -> None:
     assert found.pairs_without_baseline == 1
     # RTA is of the two pairs with a baseline, of which the moved camera spoils one; RRA is of all.
     assert (found.rta_5, found.rra_5) == (50.0, 100.0)
+
+
+@pytest.mark.parametrize("part, without", [(0.9e-3, 1), (1.1e-3, 0)])
+def test_what_is_a_baseline_is_a_thousandth_of_the_longest(part: float, without: int) -> None:
+    """Two cameras side by side, a third 50 m away; the predicted second one walked round."""
+    near = 50.0 * part
+    true = np.stack(
+        [
+            camera(np.eye(3), (0, 0, 0)),
+            camera(np.eye(3), (near, 0, 0)),
+            camera(np.eye(3), (0, 0, 50.0)),
+        ]
+    )
+    predicted = true.copy()
+    predicted[1] = camera(np.eye(3), (0, near, 0))
+    errors = pair_errors_deg(predicted, true)
+    assert errors[0] == pytest.approx(0.0 if without else 90.0, abs=1e-6)
+    found = posed(Known(true, INTRINSIC, None), predicted)
+    assert found.pairs_without_baseline == without
+    assert found.rta_30 == pytest.approx(100.0 if without else 200.0 / 3)
+
+
+def test_what_is_off_by_the_threshold_itself_is_not_below_it(
+    truth: Known, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rotations of 5, 15, 30 and a little less than each; directions the other way round."""
+    at = [5.0, 15.0, 30.0]
+    below = [math.nextafter(angle, 0.0) for angle in at]
+
+    def angles(*_: Array) -> tuple[Array, Array]:
+        return np.array(at + below), np.array(below[:2] + at)
+
+    monkeypatch.setattr(truth_poses, "_pair_angles", lambda *_: (angles()[0], np.full(6, np.nan)))
+    found = posed(truth, EXTRINSIC)
+    assert (found.rra_5, found.rra_15, found.rra_30) == pytest.approx((100 / 6, 50.0, 500 / 6))
+    monkeypatch.setattr(truth_poses, "_pair_angles", lambda *_: (np.zeros(5), angles()[1]))
+    found = posed(truth, EXTRINSIC)
+    assert (found.rta_5, found.rta_15, found.rta_30) == pytest.approx((20.0, 60.0, 80.0))
 
 
 def test_a_baseline_that_vanished_is_180_degrees(truth: Known) -> None:

@@ -82,6 +82,12 @@ def test_the_threshold_itself_is_not_within() -> None:
     true = [[0.0, 0.0, 0.0]]
     assert score(cloud([[0.5, 0.0, 0.0]], true), 0.5).precision == 0.0
     assert score(cloud([[0.499, 0.0, 0.0]], true), 0.5).precision == 100.0
+    # Nor for the true points: of two the nearest prediction is just at 0.5 m of one.
+    both = [[0.0, 0.0, 0.0], [0.5, 0.0, 0.0]]
+    at = score(cloud([[0.0, 0.0, 0.0]], both), 0.5)
+    assert (at.precision, at.recall) == (100.0, 50.0)
+    nearer = score(cloud([[0.001, 0.0, 0.0]], both), 0.5)
+    assert (nearer.precision, nearer.recall) == (100.0, 100.0)
 
 
 def test_points_that_are_not_finite_are_misses() -> None:

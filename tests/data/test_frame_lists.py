@@ -243,3 +243,24 @@ def test_any_list_keeps_its_order(
     path.write_text(head + "\n".join(lines))
     found = load_frame_list(path)
     assert list(found.scenes.items()) == [(scene, tuple(names)) for scene, names in scenes.items()]
+
+
+@pytest.mark.parametrize("nested", ["deep = " + "[" * 50_000, "deep = " + "{a = " * 50_000])
+def test_a_file_that_is_nested_deeply_is_refused(tmp_path: Path, nested: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"{nested}\n{WHOLE}", encoding="utf-8")
+    with pytest.raises(UsageError, match="nested too deeply"):
+        load_frame_list(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_list(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(WHOLE, encoding="utf-8")
+    plain = load_frame_list(path)
+    path.write_text(WHOLE, encoding="utf-8-sig")
+    marked = load_frame_list(path)
+    assert marked.scenes == plain.scenes
+    assert marked.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() != plain.sha256
+    path.write_text(WHOLE, encoding="utf-16")
+    with pytest.raises(UsageError, match="can't be read"):
+        load_frame_list(path)

@@ -79,13 +79,15 @@ def load_frame_list(name_or_path: str | Path) -> FrameList:
     path = _find(name_or_path)
     try:
         content = path.read_bytes()
-        table = tomllib.loads(content.decode("utf-8"))
+        table = tomllib.loads(content.decode("utf-8-sig"))  # some editors begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"the frame list {path} can't be read ({error})", "give a TOML file"
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"the frame list {path} is not TOML ({error})", _FIX) from error
+    except RecursionError as error:
+        raise UsageError(f"the frame list {path} is nested too deeply", _FIX) from error
 
     def refuse(problem: str) -> UsageError:
         return UsageError(f"{path}: {problem}", _FIX)
