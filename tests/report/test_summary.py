@@ -8,6 +8,8 @@ from typing import Any
 from made_reports import made_report, made_row, made_truth
 
 from vggt_deploy.compare.baseline import changes
+from vggt_deploy.compare.state import Folder
+from vggt_deploy.report.experiment import experiment_text
 from vggt_deploy.report.question_sections import (
     calibration_notes,
     machine_notes,
@@ -48,6 +50,21 @@ def test_every_row_and_every_output_is_there(fake: Any) -> None:
     assert "threads   1 for every variant" in text
     ours = [line for line in text.splitlines() if not line.startswith("made ")]  # with our command
     assert max(map(len, ours)) < 250
+
+
+def test_a_comparison_without_a_finite_row_has_a_report(fake: Any) -> None:
+    """As of a checkpoint with one NaN: the sweep runs, nothing is advised, and it says why."""
+    labels = ["torch/fp32", "torch/int8_pc_sym", "onnxruntime/fp32", "onnxruntime/int8_pc_sym"]
+    fake.plan(dict.fromkeys(labels, "nan"))
+    report = fake.run(schemes="fp32,int8_pc_sym")
+    assert [(row.label, row.status) for row in report.rows] == [(one, "done") for one in labels]
+    assert not any(row.finite for row in report.rows)
+    text = summary_text(report)
+    assert text.count("no variant has finite outputs.") == 4
+    assert "PyTorch FP32 itself has NaN or infinite outputs" in " ".join(text.split())
+    assert "No gates were applied (PyTorch FP32 itself is not finite)." in text
+    experiment = experiment_text(report, Folder(report.folder))
+    assert experiment.count("no variant has finite outputs.") == 4
 
 
 def test_slower_variants_are_named(fake: Any) -> None:

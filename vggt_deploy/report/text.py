@@ -80,11 +80,6 @@ def fixed(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def signed(value: float) -> str:
-    """Two significant digits with a sign; what is nothing beside any gate is 0."""
-    return "0" if abs(value) < 5e-6 else f"{value:+.2g}"
-
-
 def megabytes(value: int | None) -> str:
     """Bytes as MB (10^6)."""
     return "-" if value is None else f"{value / 1e6:.2f}"
