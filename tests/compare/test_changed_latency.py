@@ -22,6 +22,7 @@ from vggt_deploy.compare.significance import (
     median_of,
     ratio,
 )
+from vggt_deploy.report.languages import speaker
 
 LABEL = "onnxruntime/int8_pc_sym"
 VARIANTS = ("torch/fp32", "torch/fp16", "torch/int8_pc_sym", LABEL)
@@ -234,6 +235,22 @@ def test_three_calls_can_not_tell() -> None:
     assert one.reason.startswith("too few to tell: 3 calls")
     assert one.change == pytest.approx(201 / 101)
     assert found.tests == 0
+
+
+def test_calls_that_are_worth_too_few_say_so() -> None:
+    """Eight calls that rise and rise are hardly more than one."""
+    rising = [100.0 + i for i in range(8)]
+    found = changes(report(rising), report([2 * x for x in rising]))
+    reason = latency(found).reason
+    assert reason.startswith("too few to tell: 8 calls, worth 1.")
+    assert reason.endswith(" independent ones, no outcome gives p of 0.05 or less")
+    said = speaker("zh").recorded(reason)
+    assert "折合 1." in said
+    assert "calls" not in said
+    mixed = [rising[i] for i in (3, 0, 7, 1, 6, 2, 5, 4)]
+    steady = [10.0 * x for x in mixed]
+    found = changes(report(mixed, steady), report([2 * x for x in mixed], steady))
+    assert latency(found).verdict == "worse"
 
 
 def test_many_variants_of_few_calls_can_hardly_tell_and_say_so() -> None:

@@ -119,6 +119,17 @@ class Found:
         """As tested; 1 without a test."""
         return self.tested.p if self.tested is not None else 1.0
 
+    def _count(self) -> str:
+        """Of what there were too few, and what they are worth where that is less."""
+        change = self.change
+        what = "calls" if change.quantity == "latency_ms" else "scenes"
+        same = change.n_old == change.n_new
+        text = f"{change.n_old} {what}" if same else f"{change.n_old} and {change.n_new} {what}"
+        if self.tested is None or self.tested.worth is None:
+            return text
+        old, new = (f"{worth:.1f}" for worth in self.tested.worth)
+        return f"{text}, worth {old if old == new else f'{old} / {new}'} independent ones"
+
     def judged(self, adjusted: float | None, tests: int) -> Change:
         """The verdict, given the adjusted p value; None: no test of the family."""
         change, by = self.change, self.change.change
@@ -127,13 +138,13 @@ class Found:
         if by == NONE[change.kind] and self.p == 1.0:
             return replace(change, verdict="unchanged")
         if adjusted is None:
-            reason = f"too few to tell: {_count(change)}, no outcome gives p of {LEVEL:g} or less"
+            reason = f"too few to tell: {self._count()}, no outcome gives p of {LEVEL:g} or less"
             return replace(change, verdict="not comparable", reason=reason)
         change = replace(change, p=self.p, p_adjusted=adjusted)
         if adjusted > LEVEL:
             reason = ""
             if self.tested.smallest_p * tests > LEVEL:
-                reason = f"{_count(change)} among {tests} tests can hardly tell any change"
+                reason = f"{self._count()} among {tests} tests can hardly tell any change"
             return replace(change, verdict="unchanged", reason=reason)
         margin = MARGINS[change.quantity]
         if size_of(change.kind, by) < margin:
@@ -142,13 +153,6 @@ class Found:
         if self.hold is not None:
             return replace(change, verdict=self.hold.verdict, reason=self.hold.reason)
         return replace(change, verdict=_direction(change))
-
-
-def _count(change: Change) -> str:
-    what = "calls" if change.quantity == "latency_ms" else "scenes"
-    if change.n_old == change.n_new:
-        return f"{change.n_old} {what}"
-    return f"{change.n_old} and {change.n_new} {what}"
 
 
 def _direction(change: Change) -> Verdict:

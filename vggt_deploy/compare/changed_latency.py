@@ -32,7 +32,6 @@ from vggt_deploy.compare.changed import (
 from vggt_deploy.compare.contention import NOISY_SHARE
 from vggt_deploy.compare.significance import (
     Ratio,
-    Tested,
     compare_samples,
     dependence,
     median_of,
@@ -114,7 +113,7 @@ def _tested(old: Row, new: Row, own: Ratio | None, change: Change, clock: Clock)
     if own is None or beside is None:
         return Found(change, ranks)
     change = replace(change, beside=beside.value, beside_low=beside.low, beside_high=beside.high)
-    tested = Tested(max(ranks.p, beside.p), ranks.smallest_p, ranks.sign)
+    tested = replace(ranks, p=max(ranks.p, beside.p))
     assert change.change is not None
     way = (change.change > 1.0) - (change.change < 1.0)
     hold = None

@@ -46,12 +46,14 @@ _SEED = 20250405
 class Tested:
     """A p value, two-sided, and the smallest one that so many values can give.
 
-    sign: of two samples, 1 where the new values are likelier the larger ones, -1 the smaller
+    sign   of two samples, 1 where the new values are likelier the larger ones, -1 the smaller
+    worth  of two samples of calls that depend on each other: how many independent ones they are
     """
 
     p: float
     smallest_p: float
     sign: int = 0
+    worth: tuple[float, float] | None = None
 
     @property
     def can_tell(self) -> bool:
@@ -109,7 +111,10 @@ def compare_samples(old: Sequence[float], new: Sequence[float], rho: float = 0.0
         shrink = sqrt((1.0 / len(old) + 1.0 / len(new)) / (1.0 / worth[0] + 1.0 / worth[1]))
         p = float(2.0 * norm.sf(shrink * norm.isf(p / 2.0)))
     longer = float(found.statistic) - len(old) * len(new) / 2.0
-    return Tested(min(1.0, max(p, smallest)), smallest, (longer > 0.0) - (longer < 0.0))
+    sign = (longer > 0.0) - (longer < 0.0)
+    return Tested(
+        min(1.0, max(p, smallest)), smallest, sign, (worth[0], worth[1]) if rho > 0.0 else None
+    )
 
 
 def _smallest_p(first: float, second: float) -> float:
