@@ -10,8 +10,8 @@ from vggt_deploy.report.text import Grid, megabytes, wrap
 def engine_grid(report: ComparisonReport, say: Speaker) -> Grid:
     """What was built, whether or not it could be run here."""
     header = say.each(
-        "variant", "plan MB", "weights", "packed", "build s", "peak MB", "network ms", "GPU MB",
-        "proof",
+        "variant", "plan MB", "weights MB", "packed MB", "build s", "build peak MB of host",
+        "network ms", "GPU MB", "proof",
     )  # fmt: skip
     rows = []
     for row in report.rows:
