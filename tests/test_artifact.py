@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from vggt_deploy import artifact
-from vggt_deploy.artifact import locked, require_free_space, writing
+from vggt_deploy.artifact import locked, require_free_space, write_text, writing
 from vggt_deploy.errors import ArtifactError
 from vggt_deploy.manifest import MANIFEST_NAME, read_manifest
 
@@ -350,3 +350,21 @@ def test_a_partial_folder_that_can_not_be_removed_is_named(
     with pytest.raises(ZeroDivisionError) as raised, writing(tmp_path / "a"):
         _ = 1 / 0
     assert "could not be removed" in raised.value.__notes__[0]
+
+
+def test_a_text_is_the_old_or_the_whole_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "summary.txt"
+    write_text(path, "old\r\n")
+    assert path.read_bytes() == b"old\r\n"
+
+    def full(self: Path, *_: object, **__: object) -> int:
+        self.write_bytes(b"ne")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        write_text(path, "new")
+    assert path.read_bytes() == b"old\r\n"
+    assert [found.name for found in tmp_path.iterdir()] == ["summary.txt"]

@@ -67,6 +67,16 @@ def writing(
             raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is either the old one or the whole new one; line ends as they are."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
     """Hold the right to write `target`; a second holder anywhere on this machine is refused at

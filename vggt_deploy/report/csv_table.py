@@ -22,6 +22,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from vggt_deploy.artifact import write_text
 from vggt_deploy.compare.geometry import Angles, DepthErrors, PointErrors, PoseErrors
 from vggt_deploy.compare.latency import Latency
 from vggt_deploy.compare.measures import BuildMeasure, ExportMeasure, GpuMeasure
@@ -55,7 +56,7 @@ def write_csv(report: ComparisonReport) -> tuple[Path, Path]:
     """Write both files into the report's folder."""
     paths = (report.folder / CSV_NAME, report.folder / SCENES_CSV_NAME)
     for path, text in zip(paths, (csv_text(report), scenes_csv_text(report)), strict=True):
-        path.write_text(text, encoding="utf-8", newline="")
+        write_text(path, text)
     return paths
 
 

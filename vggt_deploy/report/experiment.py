@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from vggt_deploy.artifact import write_text
 from vggt_deploy.compare.report import EXPERIMENT_NAME, PLOTS_NAME, ComparisonReport
 from vggt_deploy.compare.state import Folder
 from vggt_deploy.report.baseline_text import (
@@ -57,7 +58,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 def write_experiment(report: ComparisonReport, folder: Folder, language: Language = "en") -> Path:
     """Write experiment_report.md; it shows the pictures that are in the folder by then."""
     path = folder.root / EXPERIMENT_NAME
-    path.write_text(experiment_text(report, folder, language), encoding="utf-8")
+    write_text(path, experiment_text(report, folder, language))
     return path
 
 

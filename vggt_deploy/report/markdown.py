@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from vggt_deploy.artifact import write_text
 from vggt_deploy.compare.baseline import Changes
 from vggt_deploy.compare.decimals import lost_text
 from vggt_deploy.compare.paired import Difference, TruthLoss
@@ -41,7 +42,7 @@ _MENTION = re.compile(r"(?<![A-Za-z0-9])@(?=[A-Za-z0-9])")
 def write_markdown(report: ComparisonReport) -> Path:
     """Write comparison_report.md into the report's folder."""
     path = report.folder / MARKDOWN_NAME
-    path.write_text(markdown_text(report), encoding="utf-8")
+    write_text(path, markdown_text(report))
     return path
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.cells import cell_len
 
+from vggt_deploy.artifact import write_text
 from vggt_deploy.compare.recommend import ENOUGH_SCENES, GATES, TRUTH_GATES, Gate
 from vggt_deploy.compare.report import SUMMARY_NAME, ComparisonReport, Said
 from vggt_deploy.report.baseline_text import baseline_lines
@@ -35,7 +36,7 @@ _HOW = 92
 def write_summary(report: ComparisonReport, language: Language = "en") -> Path:
     """Write comparison_summary.txt into the report's folder."""
     path = report.folder / SUMMARY_NAME
-    path.write_text(summary_text(report, language), encoding="utf-8")
+    write_text(path, summary_text(report, language))
     return path
 
 
