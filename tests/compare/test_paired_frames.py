@@ -195,6 +195,25 @@ def test_the_interval_finds_a_loss_in_every_frame_and_holds_0_where_they_differ(
     assert either.low < 0.0 < either.high
 
 
+def test_how_often_the_interval_of_few_frames_holds_the_truth() -> None:
+    """As the head of `paired` has it: too seldom, and more so the fewer there are."""
+    rng = np.random.default_rng(8)
+    held = {}
+    for frames in (3, 10):
+        first, second = np.triu_indices(frames, 1)
+        inside = 0
+        for _ in range(100):
+            effect = rng.normal(size=frames)
+            drawn = drawn_pairs(
+                effect[first] + effect[second] + rng.normal(0, 0.5, len(first)), frames
+            )
+            low, high = np.percentile(drawn, [2.5, 97.5])
+            inside += low <= 0.0 <= high
+        held[frames] = inside
+    assert 38 <= held[3] <= 68
+    assert 79 <= held[10] <= 97
+
+
 # --- where there is none
 
 

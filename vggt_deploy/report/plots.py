@@ -184,7 +184,7 @@ def _truth_panels(axes: Sequence[Axes], rows: Sequence[Row], panel: float) -> No
         (_lost_auc, "AUC@30 lost, points of percent") if poses else (_lost_abs_rel, "AbsRel lost")
     )
     frames = any(each.over == "frames" for row in rows if (each := lost(row)))
-    bars = "95 %, over the frames of one scene" if frames else "95 %"
+    bars = "95 %,\nover the frames of one scene" if frames else "95 %"
     _scatter(
         axes[2],
         _points(rows, lambda row: loss.mean if (loss := lost(row)) else None),
