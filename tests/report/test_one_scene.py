@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from made_reports import made_report, made_row, made_truth
 
+from vggt_deploy.compare.baseline import changes
 from vggt_deploy.compare.gate import check_gate
 from vggt_deploy.compare.gates import Gates, Limits, Protocol
 from vggt_deploy.compare.loss import ENOUGH_SCENES, loss
@@ -216,3 +217,18 @@ def test_frames_do_not_pass_a_gate_for_scenes() -> None:
         (line,) = [line for line in result.checked if line.label == LABEL]
         assert line.verdict == verdict
     assert "abs_rel is known of 1 scenes" in line.reason
+
+
+def test_frames_do_not_tell_a_change_since_a_baseline() -> None:
+    """Every frame of the one scene got worse, and it stays one scene: shown, not judged."""
+    rows = (
+        ONE.rows[0],
+        made_row(LABEL, truth=[framed(6.0)], reference=[framed(0.0)], samples=(40.0,) * 5),
+    )
+    found = changes(ONE, made_report(*rows))
+    (row,) = [each for each in found.variants if each.label == LABEL]
+    (auc,) = [each for each in row.changes if each.quantity == "auc_30"]
+    assert auc.change is not None
+    assert auc.change < -10.0
+    assert (auc.n_old, auc.n_new, auc.low, auc.high) == (1, 1, None, None)
+    assert auc.verdict == "not comparable"
