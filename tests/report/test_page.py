@@ -15,6 +15,7 @@ from made_pages import METRES, page_report, scene_truth, true_scene, write_array
 from made_reports import failed_row, made_report, made_row
 
 from vggt_deploy.compare.baseline import changes
+from vggt_deploy.compare.measures import BuildMeasure
 from vggt_deploy.compare.report import PAGE_NAME, REPORT_NAME, Recommendation
 from vggt_deploy.compare.state import Folder
 from vggt_deploy.compare.truth_points import Alignment
@@ -24,10 +25,11 @@ from vggt_deploy.records import ModelRecord
 from vggt_deploy.report.csv_table import csv_text
 from vggt_deploy.report.page import page_text, write_page
 from vggt_deploy.report.page_maps import map_data, relative_error
-from vggt_deploy.report.page_parts import heat
+from vggt_deploy.report.page_parts import engine_part, heat
 from vggt_deploy.report.page_plots import plot_data
 from vggt_deploy.report.page_points import into_network, scene_view
-from vggt_deploy.report.page_tables import lost_cell, variant_table
+from vggt_deploy.report.page_tables import grid_table, lost_cell, variant_table
+from vggt_deploy.report.text import Grid
 from vggt_deploy.sensitivity.table import Entry, SensitivityTable
 
 MOST_BYTES = 15_000_000
@@ -108,18 +110,18 @@ def test_without_truth_nothing_is_said_by_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("missing, said", [("depth", "Not shown: depth was not"), (None, "")])
 def test_what_was_not_asked_for_is_said(tmp_path: Path, missing: str | None, said: str) -> None:
     report = page_report(tmp_path, outputs=["pose", "points"] if missing else ["depth"])
-    folder = write_arrays(report, **({missing: True} if missing else {}))
+    folder = write_arrays(report)
     page = page_text(report, folder)
     assert said in visible(page)
     assert ('id="maps"' in page) == (missing is None)
 
 
 def test_without_points_depth_is_unprojected_and_without_both_it_says_so(tmp_path: Path) -> None:
-    report = page_report(tmp_path / "a")
-    folder = write_arrays(report, world_points=True, world_points_conf=True, noise=0.0)
+    report = page_report(tmp_path / "a", outputs=["pose", "depth"])
+    folder = write_arrays(report, noise=0.0)
     assert "depth unprojected by the predicted cameras" in visible(page_text(report, folder))
-    none = page_report(tmp_path / "b")
-    folder = write_arrays(none, world_points=True, world_points_conf=True, pose_enc=True)
+    none = page_report(tmp_path / "b", outputs=["depth"])
+    folder = write_arrays(none)
     assert "neither world_points nor depth with pose_enc" in visible(page_text(none, folder))
 
 
@@ -217,6 +219,32 @@ def test_the_table_has_the_numbers_of_the_report(made: Any) -> None:
     assert failed["Status"].badge == "bad"
 
 
+def test_a_column_of_ratios_sorts_by_its_numbers_and_one_of_text_is_text() -> None:
+    header = ("variant", "change", "proof")
+    rows = (("a", "x 10.000", "int8 5 %"), ("b", "x 2.000", "fp16"), ("c", "-", "-"))
+    shown = grid_table("g", "G", Grid(header, (*rows, ("d", "-0.50", "9"))), words=("proof",))
+    assert [row.cells[1].sort for row in shown.rows] == [10.0, 2.0, None, -0.5]
+    assert [row.cells[2].sort for row in shown.rows] == ["int8 5 %", "fp16", "-", "9"]
+    assert [column.number for column in shown.columns] == [False, True, False]
+
+
+def test_engines_have_units_and_their_proof_is_text(made: Any) -> None:
+    report, folder, _ = made
+    build = BuildMeasure(
+        seconds=12.0, builder_seconds=10.0, peak_rss_bytes=9_000_000_000, runtime_version="10",
+        plan_bytes=7_000_000, bytes_total=7_100_000, weights_bytes=6_000_000, packed_bytes=6_500_000,
+        shares={"int8": 1.0}, attentions=72, attentions_fused=72, attentions_half=72,
+        half_unfused=0, notes=(),
+    )  # fmt: skip
+    rows = (*report.rows[:-1], replace(report.rows[-1], build=build))
+    part = engine_part(replace(report, rows=rows))
+    assert part is not None
+    columns = {column.title: column.number for column in part.tables[0].columns}
+    assert {"Weights MB", "Packed MB", "Build peak MB of host"} <= set(columns)
+    assert columns["Proof"] is False
+    assert all(columns[name] for name in columns if name not in ("Variant", "Proof"))
+
+
 def test_machines_are_named_where_there_are_several(made: Any) -> None:
     report, _, _ = made
     titles = [column.title for column in variant_table(report).columns]
@@ -256,8 +284,28 @@ def test_the_plots_have_the_numbers_of_the_report(made: Any) -> None:
     assert one["measures"]["auc_30_lost"] == [loss.mean, loss.low, loss.high]
     assert data["variants"][-1]["latency"] is None
     assert data["first"] == report.recommendations[0].label
-    plain = replace(report, recommendations=(Recommendation("edge", "torch/fp32", "small"),))
-    assert plot_data(plain)["first"] is None
+
+
+@pytest.mark.parametrize(
+    "advised, first",
+    [
+        ("onnxruntime/int4_g128", "onnxruntime/int4_g128"),
+        ("onnxruntime/fp32", "onnxruntime/bf16"),  # the smallest
+        (None, "onnxruntime/bf16"),
+    ],
+)
+def test_a_quantized_variant_is_shown_first(made: Any, advised: str | None, first: str) -> None:
+    report, _, _ = made
+    like_fp32 = made_row("onnxruntime/fp32", disk_bytes=1000)
+    edge = Recommendation("edge", "onnxruntime/mixed", "small")
+    changed = replace(
+        report,
+        rows=(report.rows[0], like_fp32, *report.rows[1:]),
+        recommendations=(edge, Recommendation("production", advised, "it was measured")),
+    )
+    assert plot_data(changed)["first"] == first
+    alone = replace(changed, rows=changed.rows[:2])
+    assert plot_data(alone)["first"] is None
 
 
 def test_error_by_the_truth() -> None:
@@ -267,6 +315,55 @@ def test_error_by_the_truth() -> None:
     error = relative_error(depth, true, known, 2.0)
     np.testing.assert_allclose(error, [[0.1, 0.0, np.nan, np.inf]], atol=1e-12)
     assert relative_error(depth, true, known, 1.0)[0, 0] == pytest.approx(0.45)
+
+
+def test_a_broken_depth_counts_in_the_median_as_the_metrics_count_it(tmp_path: Path) -> None:
+    report = page_report(tmp_path, schemes=("int8_pc_sym",))
+    folder = write_arrays(report)
+    path = folder.arrays(report.rows[1].variant)
+    arrays = dict(np.load(path))
+    arrays["depth"][0, 0, 4:30] = np.inf  # 26 of 38 rows with truth
+    arrays["depth"][0, 1, 4:10] = np.nan
+    np.savez(path, **arrays)
+    maps = data_of(page_text(report, folder), "maps")["variants"]
+    broken, some, whole = maps["onnxruntime/int8_pc_sym"]
+    assert broken["median_error"] == 100.0
+    assert (broken["broken"], broken["known"]) == (26 * 56, 38 * 56)
+    assert (some["broken"], some["known"]) == (6 * 56, 38 * 56)
+    assert 0.0 < some["median_error"] < 5.0
+    # The median over all pixels, as it is after the broken ones are set to 100 %.
+    true = METRES * true_scene(3, 42, 56)["depth"][0, 1, 4:, :, 0]
+    depth = METRES * np.nan_to_num(arrays["depth"][0, 1, 4:, :, 0].astype(np.float64))
+    expected = 100.0 * float(np.median(np.abs(depth - true) / true))
+    assert some["median_error"] == pytest.approx(expected, rel=1e-5)
+    assert whole["broken"] == 0
+
+
+def test_a_row_without_true_depth_alone_goes_without_its_error(made: Any) -> None:
+    report, folder, _ = made
+    lacking = report.rows[2]
+    scenes = tuple(replace(s, truth=replace(s.truth, depth=None)) for s in lacking.scenes)
+    rows = [*report.rows]
+    rows[2] = replace(lacking, scenes=scenes)
+    page = page_text(replace(report, rows=tuple(rows)), folder)
+    maps = data_of(page, "maps")["variants"]
+    assert [label for label, of in maps.items() if "error" not in of[0]] == [lacking.label]
+    assert f"No error by the truth was measured of: {lacking.label}." in visible(page)
+    rows = [replace(report.rows[0], scenes=scenes), *report.rows[1:]]
+    page = page_text(replace(report, rows=tuple(rows)), folder)
+    assert not any("error" in of[0] for of in data_of(page, "maps")["variants"].values())
+    assert "too little true depth to measure torch/fp32 by" in visible(page)
+
+
+def test_the_ends_of_the_colours_are_those_of_the_maps(made: Any) -> None:
+    _, folder, page = made
+    shown = data_of(page, "maps")["pictures"]
+    depth = true_scene(3, 42, 56)["depth"][0, ..., 0]
+    for i, picture in enumerate(shown):
+        low, high = np.percentile(depth[i].astype(np.float64), [2.0, 98.0])
+        assert (picture["depth"]["low"], picture["depth"]["high"]) == (f"{low:.3g}", f"{high:.3g}")
+        assert float(picture["difference"]["low"]) == -float(picture["difference"]["high"]) < 0
+        assert float(picture["error"]["low"]) == 0.0 < float(picture["error"]["high"])
 
 
 def test_maps_that_are_equal_are_kept_once(made: Any) -> None:

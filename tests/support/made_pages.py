@@ -19,6 +19,7 @@ from vggt_deploy.compare.truth import TruthMetrics
 from vggt_deploy.compare.truth_points import Alignment
 from vggt_deploy.data.ground_truth import GroundTruth, write_truth
 from vggt_deploy.geometry import pose_encoding_to_camera, unproject_depth
+from vggt_deploy.outputs import output_groups
 
 METRES = 2.0  # in one unit of the network
 SCHEMES = ("int8_pc_sym", "int8_pc_sym+dynamic", "int4_g128", "int4_g32", "mixed", "fp16", "bf16")
@@ -45,12 +46,9 @@ def true_scene(frames: int, height: int, width: int) -> dict[str, np.ndarray]:
     return {name: value[None].astype(np.float32) for name, value in arrays.items()}
 
 
-def write_arrays(
-    report: ComparisonReport, *, noise: float = 0.02, truth: bool = True, **missing: Any
-) -> Folder:
-    """Pictures, truth and outputs of the first scene in the report's folder.
-
-    missing: names of outputs that no variant has, as NAME=True
+def write_arrays(report: ComparisonReport, *, noise: float = 0.02, truth: bool = True) -> Folder:
+    """Pictures, truth and the outputs that were asked for, of the first scene, in the report's
+    folder.
     """
     folder = Folder(report.folder)
     folder.work.mkdir(parents=True, exist_ok=True)
@@ -69,11 +67,11 @@ def write_arrays(
         depth = METRES * perfect["depth"][0, ..., 0]
         depth[:, :4] = np.inf  # the sky has no depth
         write_truth(folder.truth(), GroundTruth(extrinsic, intrinsic, depth, "made"))
+    asked = [n for group in output_groups(report.question["outputs"]) for n in group.tensors]
     for row in report.rows:
         if row.status == "done":
             arrays = _with_noise(perfect, row.label, 0.0 if row.scheme == "fp32" else noise)
-            kept = {name: array for name, array in arrays.items() if name not in missing}
-            np.savez(folder.arrays(row.variant), **kept)
+            np.savez(folder.arrays(row.variant), **{name: arrays[name] for name in asked})
     return folder
 
 

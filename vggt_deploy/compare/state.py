@@ -28,10 +28,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vggt_deploy.compare.jobs import write_json
 from vggt_deploy.compare.report import FILES, Row
 from vggt_deploy.compare.variants import REFERENCE, Variant
 from vggt_deploy.errors import CompareError
+from vggt_deploy.outputs import output_groups
 
 QUESTION_NAME = "question.json"
 _FOLDERS = ("rows", "work", "outputs", "artifacts", "logs", "depth")
@@ -243,19 +246,41 @@ def finished_row(folder: Folder, variant: Variant) -> Row | None:
         return None
     # The depth pictures need the first scene of every variant, further rows all of the reference.
     needed = len(row.scenes) if variant == REFERENCE else 1
-    if row.status == "done" and not all(
-        _whole(folder.arrays(variant, scene)) for scene in range(needed)
-    ):
-        return None
+    if row.status == "done":
+        asked = asked_shapes(_read_question(folder.root / QUESTION_NAME))
+        if not all(_whole(folder.arrays(variant, scene), asked) for scene in range(needed)):
+            return None
     return row
 
 
-def _whole(path: Path) -> bool:
-    """Whether the outputs are there, every byte as it was written: a disk may have lost some."""
+def asked_shapes(question: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The outputs of one scene that a question asks for, and their shapes."""
+    images = question["images"]
+    frames, height, width = images["frames"], images["height"], images["width"]
+    shapes = {
+        "pose_enc": (1, frames, 9),
+        "depth": (1, frames, height, width, 1),
+        "depth_conf": (1, frames, height, width),
+        "world_points": (1, frames, height, width, 3),
+        "world_points_conf": (1, frames, height, width),
+    }
+    groups = output_groups(question["outputs"])
+    return {name: shapes[name] for group in groups for name in group.tensors}
+
+
+def _whole(path: Path, asked: dict[str, tuple[int, ...]]) -> bool:
+    """Whether the outputs are those that were asked for, every byte as it was written.
+
+    A disk may have lost some, or someone put another comparison's there.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
+            if archive.testzip() is not None:
+                return False
+        # Opened here: np.load leaves the file open when the archive is broken.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return all(file[name].shape == shape for name, shape in asked.items())
+    except (OSError, ValueError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile):
         return False
 
 

@@ -15,14 +15,13 @@ from typing import Any
 
 from vggt_deploy.compare.report import CSV_NAME, PAGE_NAME, REPORT_NAME, ComparisonReport
 from vggt_deploy.compare.state import Folder
-from vggt_deploy.data.ground_truth import read_truth
 from vggt_deploy.pages.blocks import Scene
 from vggt_deploy.pages.colours import Kind, ramp
 from vggt_deploy.pages.encode import PictureStore, png_uri
 from vggt_deploy.pages.page import LIBRARIES, SCRIPTS, STYLES, render
 from vggt_deploy.report import page_parts as parts
 from vggt_deploy.report.csv_table import csv_text
-from vggt_deploy.report.kept import kept_pixels
+from vggt_deploy.report.kept import kept_pixels, kept_truth
 from vggt_deploy.report.page_maps import Shown, map_data
 from vggt_deploy.report.page_plots import plot_data
 from vggt_deploy.report.page_points import View, scene_view
@@ -71,8 +70,8 @@ def page_text(
         CompareError: a file of the comparison's folder that it is drawn from is missing or damaged.
         RuntimeUnavailableError: jinja2 is not installed.
     """
-    images = kept_pixels(folder)
-    truth = read_truth(folder.truth()) if folder.truth().is_file() else None
+    images = kept_pixels(report, folder)
+    truth = kept_truth(report, folder)
     store = PictureStore()
     maps = map_data(report, folder, images, truth, store)
     view = scene_view(report, folder, images, truth)

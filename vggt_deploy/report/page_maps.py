@@ -73,8 +73,10 @@ def map_data(
     if "depth" not in report.question["outputs"]:
         return Shown(None, ("Not shown: depth was not among the outputs asked for.",))
     done = [row for row in report.rows if row.status == "done"]
-    depths = {row.label: _depth(folder, row) for row in done}
+    depths = {row.label: _depth(report, folder, row) for row in done}
     errors = _errors(done, depths, truth)
+    if report.reference.label not in errors:
+        errors = {}  # the others are shown beside it, in its range
     frames, height, width = depths[report.reference.label].shape
     kinds = 2 + bool(errors)
     shown = _width(width, height, frames * len(done) * kinds)
@@ -97,19 +99,23 @@ def map_data(
         "width": width,
         "height": height,
     }
-    return Shown(data, _notes(width, height, shown, bool(errors), truth))
+    without = [label for label in depths if label not in errors]
+    return Shown(data, (*_notes(width, height, shown), *_error_notes(report, truth, without)))
 
 
-def _depth(folder: Folder, row: Row) -> Maps:
+def _depth(report: ComparisonReport, folder: Folder, row: Row) -> Maps:
     """Depth [S, H, W] of a variant."""
-    depth: Maps = kept_outputs(folder, row.variant)["depth"][0, ..., 0]
+    depth: Maps = kept_outputs(report, folder, row.variant)["depth"][0, ..., 0]
     return depth
 
 
 def _errors(
     done: list[Row], depths: Mapping[str, Maps], truth: GroundTruth | None
 ) -> dict[str, NDArray[np.float64]]:
-    """Label -> |s a - b| / b, [S, H, W]; NaN where b is not known, inf where a is not finite."""
+    """Label -> |s a - b| / b, [S, H, W]; NaN where b is not known, inf where a is not finite.
+
+    Without the rows whose metrics had too little truth to go by.
+    """
     if truth is None or truth.depth is None:
         return {}
     found = {}
@@ -117,7 +123,7 @@ def _errors(
     for row in done:
         scene = row.scenes[0].truth if row.scenes else None
         if scene is None or scene.depth is None:
-            return {}  # the metrics had too little truth to go by
+            continue
         found[row.label] = relative_error(depths[row.label], truth.depth, known, scene.depth.scale)
     return found
 
@@ -198,23 +204,35 @@ def _maps(
         beyond = float(np.mean(finite > ranges.difference.high)) if finite.size else 0.0
         entry["beyond"] = beyond
         entry["difference"] = _key(coloured(difference, ranges.difference), width, store)
-    if ranges.error is not None:
+    if ranges.error is not None and label in errors:
         error = errors[label]
         pixels = coloured(100.0 * error, replace(ranges.error, clipped=None))
         pixels[np.isnan(error)] = UNKNOWN
-        known = error[np.isfinite(error)]
         entry["error"] = _key(pixels, width, store)
-        entry["median_error"] = float(100.0 * np.median(known)) if known.size else None
+        entry |= _said_of(error)
     return entry
+
+
+def _said_of(error: Floats) -> dict[str, Any]:
+    """Of one picture's error [H, W]: its median in percent, over how many pixels.
+
+    A depth that is not finite counts as depth 0, as in the metrics: an error of 100 %.
+    """
+    known = error[~np.isnan(error)]
+    broken = np.isinf(known)
+    counted = np.where(broken, 1.0, known)
+    return {
+        "median_error": float(100.0 * np.median(counted)) if counted.size else None,
+        "known": int(counted.size),
+        "broken": int(np.count_nonzero(broken)),
+    }
 
 
 def _key(pixels: NDArray[np.uint8], width: int, store: PictureStore) -> str:
     return store.add(shrunk(pixels, width, smooth=False))
 
 
-def _notes(
-    width: int, height: int, shown: int, with_error: bool, truth: GroundTruth | None
-) -> tuple[str, ...]:
+def _notes(width: int, height: int, shown: int) -> tuple[str, ...]:
     notes = [
         (
             "Depth: from the 2nd to the 98th percentile of FP32's on that picture, the same for "
@@ -222,14 +240,26 @@ def _notes(
             "farther; one range for all variants of a picture. Magenta: not finite."
         )
     ]
-    if with_error:
-        notes.append(
-            "Error by the truth: |s a - b| / b with one scale s for the scene, as in the metrics; "
-            "the range ends at the 95th percentile of FP32's. Grey: the true depth is not known."
-        )
-    elif truth is None or truth.depth is None:
-        notes.append("Error by the truth: not shown, no true depth is known of this scene.")
     if shown < width:
         made = f"{shown} x {round(height * shown / width)}"
         notes.append(f"The maps are drawn at {made} pixels of {width} x {height} computed.")
     return tuple(notes)
+
+
+def _error_notes(
+    report: ComparisonReport, truth: GroundTruth | None, without: list[str]
+) -> tuple[str, ...]:
+    """without: the finished variants that have no error by the truth."""
+    if truth is None or truth.depth is None:
+        return ("Error by the truth: not shown, no true depth is known of this scene.",)
+    if report.reference.label in without:
+        said = f"too little true depth to measure {report.reference.label} by"
+        return (f"Error by the truth: not shown, there is {said}.",)
+    how = (
+        "Error by the truth: |s a - b| / b with one scale s for the scene, as in the metrics; "
+        "the range ends at the 95th percentile of FP32's. Grey: the true depth is not known. "
+        "A depth that is not finite counts as an error of 100 %."
+    )
+    if not without:
+        return (how,)
+    return (how, f"No error by the truth was measured of: {', '.join(without)}.")

@@ -182,7 +182,8 @@ def engine_part(report: ComparisonReport) -> Titled | None:
     grid = engine_grid(report, ENGLISH)
     if not grid.rows:
         return None
-    table = grid_table("engines-table", "Engines", grid)
+    # What the products compute in, the last column, is text.
+    table = grid_table("engines-table", "Engines", grid, words=grid.header[-1:])
     return Titled("Engines", (table,), tuple(engine_notes(report, ENGLISH)))
 
 

@@ -23,13 +23,15 @@ MOST_SAMPLES = 60  # calls that are drawn one by one; of more, evenly many
 class Measure:
     """One thing to plot.
 
-    better: "less" or "more"; value: (value, low, high) of a row, None where it lacks it
+    better: "less" or "more"; digits: decimals, as in the table of variants
+    value: (value, low, high) of a row, None where it lacks it
     """
 
     key: str
     title: str
     unit: str
     better: str
+    digits: int
     value: Callable[[Row], tuple[float, float | None, float | None] | None]
 
 
@@ -72,22 +74,23 @@ def _points(row: Row) -> float | None:
 
 MEASURES = (
     Measure(
-        "auc_30_lost", "AUC@30 lost by the truth", "points of percent", "less", _lost("auc_30")
+        "auc_30_lost", "AUC@30 lost by the truth", "points of percent", "less", 2, _lost("auc_30")
     ),
-    Measure("abs_rel_lost", "Depth AbsRel lost by the truth", "", "less", _lost("abs_rel")),
+    Measure("abs_rel_lost", "Depth AbsRel lost by the truth", "", "less", 4, _lost("abs_rel")),
     Measure(
         "f_score_lost",
         f"F-score @ {LOSS_TOLERANCE_M:g} m lost by the truth",
         "points of percent",
         "less",
+        2,
         _lost("f_score"),
     ),
-    Measure("auc_30", "AUC@30 by the truth", "%", "more", _mean("auc_30")),
-    Measure("abs_rel", "Depth AbsRel by the truth", "", "less", _mean("abs_rel")),
-    Measure("overall", "Points, overall by the truth", "m", "less", _mean("overall_m")),
-    Measure("depth", "Depth AbsRel to PyTorch FP32", "", "less", _plain(_depth)),
-    Measure("rotation", "Rotation to PyTorch FP32", "degrees", "less", _plain(_rotation)),
-    Measure("points", "Points to PyTorch FP32", "of the scene's size", "less", _plain(_points)),
+    Measure("auc_30", "AUC@30 by the truth", "%", "more", 2, _mean("auc_30")),
+    Measure("abs_rel", "Depth AbsRel by the truth", "", "less", 4, _mean("abs_rel")),
+    Measure("overall", "Points, overall by the truth", "m", "less", 4, _mean("overall_m")),
+    Measure("depth", "Depth AbsRel to PyTorch FP32", "", "less", 5, _plain(_depth)),
+    Measure("rotation", "Rotation to PyTorch FP32", "degrees", "less", 3, _plain(_rotation)),
+    Measure("points", "Points to PyTorch FP32", "of the scene's size", "less", 5, _plain(_points)),
 )
 
 
@@ -97,7 +100,14 @@ def plot_data(report: ComparisonReport) -> dict[str, Any]:
     wanted = advised(report)
     return {
         "measures": [
-            {"key": m.key, "title": m.title, "unit": m.unit, "better": m.better} for m in measures
+            {
+                "key": m.key,
+                "title": m.title,
+                "unit": m.unit,
+                "better": m.better,
+                "digits": m.digits,
+            }
+            for m in measures
         ],
         "reference": report.reference.label,
         "first": _first(report),
@@ -107,9 +117,16 @@ def plot_data(report: ComparisonReport) -> dict[str, Any]:
 
 
 def _first(report: ComparisonReport) -> str | None:
-    """Whose pictures are shown first: the first recommended variant that is not FP32 itself."""
-    rows = (report.row(item.label) for item in report.recommendations if item.label is not None)
-    return next((row.label for row in rows if row is not None and row.scheme != "fp32"), None)
+    """Whose pictures are shown first: FP32's own look like the reference, so a quantized one.
+
+    The one recommended for production; else the smallest artifact; else the first that finished.
+    """
+    done = [row for row in report.rows if row.status == "done" and row.scheme != "fp32"]
+    chosen = {item.label for item in report.recommendations if item.purpose == "production"}
+    weighed = [row for row in done if row.disk_bytes is not None]
+    smallest = sorted(weighed, key=lambda row: row.disk_bytes or 0)
+    ordered = [*(row for row in done if row.label in chosen), *smallest, *done]
+    return ordered[0].label if ordered else None
 
 
 def _variant(

@@ -51,7 +51,7 @@ def scene_view(
     done = [row for row in report.rows if row.status == "done"]
     frames, _, height, width = images.shape
     names = tuple(report.pictures)
-    found = _Outputs.read(folder, report.reference, height, width)
+    found = _Outputs.read(report, folder, report.reference)
     if found is None:
         missing = "neither world_points nor depth with pose_enc was asked for"
         return View(None, (f"Not shown: {missing}.",))
@@ -59,7 +59,7 @@ def scene_view(
     pixels = _pixels(found.confidence, frames * height * width, most)
     clouds = []
     for row in done:
-        outputs = _Outputs.read(folder, row, height, width)
+        outputs = _Outputs.read(report, folder, row)
         if outputs is not None:
             clouds.append(
                 Cloud(row.label, outputs.points[pixels], outputs.cameras(height, width, names))
@@ -95,9 +95,11 @@ class _Outputs:
     poses: Floats | None
 
     @classmethod
-    def read(cls, folder: Folder, row: Row, height: int, width: int) -> _Outputs | None:
+    def read(cls, report: ComparisonReport, folder: Folder, row: Row) -> _Outputs | None:
         """None where the outputs give no points."""
-        kept = kept_outputs(folder, row.variant)
+        kept = kept_outputs(report, folder, row.variant)
+        size = report.question["images"]
+        height, width = size["height"], size["width"]
         poses = kept["pose_enc"][0] if "pose_enc" in kept else None
         if "world_points" in kept:
             points = kept["world_points"][0]

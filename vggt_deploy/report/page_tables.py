@@ -241,28 +241,36 @@ _MEASURES = (
 )
 
 
-def grid_table(id_: str, label: str, grid: Grid, *, verbatim: Sequence[str] = ()) -> Table:
+def grid_table(
+    id_: str, label: str, grid: Grid, *, verbatim: Sequence[str] = (), words: Sequence[str] = ()
+) -> Table:
     """A table of the texts, with what it is sorted by read back from its own cells.
 
     verbatim: titles that are names, such as those of scenes; others begin with a capital letter
+    words: titles of columns of text, besides the first ones
     """
-    words = grid.left
+    numbers = [i >= grid.left and name not in words for i, name in enumerate(grid.header)]
     columns = tuple(
-        Column(name if name in verbatim else capital(name), number=i >= words)
-        for i, name in enumerate(grid.header)
+        Column(name if name in verbatim else capital(name), number=number)
+        for name, number in zip(grid.header, numbers, strict=True)
     )
     rows = tuple(
-        Line(tuple(Cell(text, _sort_key(text, i < words)) for i, text in enumerate(cells)))
+        Line(
+            tuple(
+                Cell(text, _sort_key(text, not number))
+                for text, number in zip(cells, numbers, strict=True)
+            )
+        )
         for cells in grid.rows
     )
     return Table(id_, label, columns, rows)
 
 
 def _sort_key(text: str, word: bool) -> float | str | None:
-    """The number that a cell begins with; None for one without, which is sorted last."""
+    """The number that a cell begins with, be it a ratio ("x 0.7"); None for a dash: sorted last."""
     if word:
         return text
-    first = text.split(" ", 1)[0].removesuffix("%")
+    first = text.removeprefix("x ").split(" ", 1)[0].removesuffix("%")
     try:
         return float(first)
     except ValueError:

@@ -46,9 +46,9 @@ def draw_depth_pictures(report: ComparisonReport, folder: Folder) -> tuple[Path,
         for row in report.rows
         if row.status == "done" and (variant := row.variant) != REFERENCE
     ]
-    images = kept_pixels(folder)
-    reference = _depth(folder, REFERENCE)
-    depths = {variant.label: _depth(folder, variant) for variant in done}
+    images = kept_pixels(report, folder)
+    reference = _depth(report, folder, REFERENCE)
+    depths = {variant.label: _depth(report, folder, variant) for variant in done}
     written = []
     for index, name in enumerate(_picture_names(report.pictures)):
         image = np.round(images[index].transpose(1, 2, 0) * 255.0).astype(np.uint8)
@@ -77,9 +77,9 @@ def _enlarged(width: int) -> int:
     return width * -(-LEAST_TILE_WIDTH // width)
 
 
-def _depth(folder: Folder, variant: Variant) -> NDArray[np.float32]:
+def _depth(report: ComparisonReport, folder: Folder, variant: Variant) -> NDArray[np.float32]:
     """Depth [S, H, W] of a variant."""
-    depth: NDArray[np.float32] = kept_outputs(folder, variant)["depth"][0, ..., 0]
+    depth: NDArray[np.float32] = kept_outputs(report, folder, variant)["depth"][0, ..., 0]
     return depth
 
 

@@ -28,15 +28,39 @@ const Pages = (() => {
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", callback);
   }
 
-  /* Draws when the element is about to be seen, once: a long page opens at once. */
+  const pending = new Set();
+
+  /* Draws when the element is about to be seen, once: a long page opens at once. Whoever prints
+     sees all of it. */
   function whenNear(element, callback) {
+    const run = () => {
+      observer.disconnect();
+      pending.delete(run);
+      callback();
+    };
     const observer = new IntersectionObserver((entries) => {
-      if (entries.some((entry) => entry.isIntersecting)) {
-        observer.disconnect();
-        callback();
-      }
+      if (entries.some((entry) => entry.isIntersecting)) run();
     }, { rootMargin: "600px" });
+    pending.add(run);
     observer.observe(element);
+  }
+
+  const printers = [];
+
+  /* What is drawn to the size of the window is drawn to that of the paper, and back. */
+  function onPrint(before, after) {
+    printers.push({ before, after });
+  }
+
+  window.addEventListener("beforeprint", () => {
+    [...pending].forEach((run) => run());
+    printers.forEach(({ before }) => before());
+  });
+  window.addEventListener("afterprint", () => printers.forEach(({ after }) => after()));
+
+  /* Names and labels must not become markup: plotly reads a little HTML in all its texts. */
+  function plain(text) {
+    return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   }
 
   /* Saves what the page carries under `name` (base64 of a file) as that file. */
@@ -59,5 +83,5 @@ const Pages = (() => {
     return String(Number(value.toPrecision(digits)));
   }
 
-  return { data, bytes, style, onTheme, whenNear, number };
+  return { data, bytes, style, onTheme, whenNear, onPrint, plain, number };
 })();

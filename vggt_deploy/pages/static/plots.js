@@ -16,16 +16,15 @@
   };
   const CONFIG = { displayModeBar: false, responsive: true };
   const NARROW = 640;
+  const PAPER = 690; // the width of an A4 page within its margins
+  let printing = false;
 
   const chosen = document.getElementById("plot-measure");
   const over = document.getElementById("plot-over");
   const accuracy = document.getElementById("plot-accuracy");
   const latency = document.getElementById("plot-latency");
 
-  /* What a label or unit is must not become markup: plotly reads a little HTML in its texts. */
-  function plain(text) {
-    return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  }
+  const { plain } = Pages;
 
   function base(height) {
     const axis = () => ({
@@ -35,6 +34,7 @@
     });
     return {
       height,
+      ...(printing ? { width: PAPER } : {}),
       margin: { l: 10, r: 12, t: 8, b: 10 },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
@@ -51,14 +51,20 @@
     };
   }
 
-  function interval(value) {
-    return value[1] === null ? "" : ` (95 %: ${Pages.number(value[1], 2)} to ${Pages.number(value[2], 2)})`;
+  /* With its interval, to the decimals of the table. */
+  function measured(measure, value) {
+    const [mean, low, high] = value.map((part) => (part === null ? null : part.toFixed(measure.digits)));
+    return `${mean} ${plain(measure.unit)}`.trim() + (low === null ? "" : ` (95 %: ${low} to ${high})`);
+  }
+
+  function speed(v) {
+    return v.faster && v.label !== source.reference ? `, ${v.faster.toFixed(2)} x the speed of ${source.reference}` : "";
   }
 
   function cost(v) {
     return [
       v.disk_mb === null ? "" : `${v.disk_mb.toFixed(2)} MB on disk${v.smaller ? `, ${v.smaller.toFixed(2)} times smaller` : ""}`,
-      v.latency ? `${Pages.number(v.latency.median_ms)} ms${v.faster ? `, ${v.faster.toFixed(2)} times torch/fp32` : ""}` : "",
+      v.latency ? `${Pages.number(v.latency.median_ms)} ms${speed(v)}` : "",
       v.advised.length ? `recommended: ${v.advised.join(", ")}` : "",
     ].filter(Boolean).map(plain).join("<br>");
   }
@@ -78,7 +84,7 @@
   /* Names beside their points, as far as they fit: none over another name or another point. Sizes in
      pixels, by the ranges of the axes and the usual width of a letter. */
   function labels(points, named, layout) {
-    const wide = accuracy.clientWidth - 90;
+    const wide = (printing ? PAPER : accuracy.clientWidth) - 90;
     const high = layout.height - 110;
     const [x0, x1] = layout.xaxis.range;
     const [y0, y1] = layout.yaxis.range;
@@ -152,7 +158,7 @@
           array: own.map((p) => (p.all[2] === null ? 0 : p.all[2] - p.y)),
           arrayminus: own.map((p) => (p.all[1] === null ? 0 : p.y - p.all[1])),
         },
-        text: own.map((p) => `<b>${plain(p.v.label)}</b><br>${plain(measure.title)}: ${Pages.number(p.y)} ${plain(measure.unit)}${interval(p.all)}<br>${cost(p.v)}`),
+        text: own.map((p) => `<b>${plain(p.v.label)}</b><br>${plain(measure.title)}: ${measured(measure, p.all)}<br>${cost(p.v)}`),
         hovertemplate: "%{text}<extra></extra>",
       };
     });
@@ -234,8 +240,10 @@
       }];
     }
     Plotly.react(latency, traces, layout, CONFIG);
-    const calls = Math.max(...rows.map((v) => v.latency.n));
-    said.textContent = `Fastest at the top. The mark is the median, the bar goes from the fastest call to the 90th percentile, ticks are single calls (${calls} each at most). The dotted line is the median of ${source.reference}.`;
+    const most = rows.reduce((a, b) => (b.latency.n > a.latency.n ? b : a)).latency;
+    const shown = most.samples_ms.length;
+    const calls = shown < most.n ? `${shown} of ${most.n}, evenly spread` : `${most.n} each at most`;
+    said.textContent = `Fastest at the top. The mark is the median, the bar goes from the fastest call to the 90th percentile, ticks are single calls (${calls}). The dotted line is the median of ${source.reference}.`;
   }
 
   /* Of PyTorch alone nothing but FP32 is a file: there latency is the axis with something to see. */
@@ -244,13 +252,18 @@
   [chosen, over].forEach((select) => select.addEventListener("change", drawAccuracy));
   Pages.whenNear(accuracy, drawAccuracy);
   Pages.whenNear(latency, drawLatency);
-  Pages.onTheme(() => { drawAccuracy(); drawLatency(); });
+  function drawBoth() {
+    drawAccuracy();
+    drawLatency();
+  }
+
+  Pages.onTheme(drawBoth);
+  Pages.onPrint(() => { printing = true; drawBoth(); }, () => { printing = false; drawBoth(); });
   let wide = window.innerWidth >= NARROW;
   window.addEventListener("resize", () => {
     if ((window.innerWidth >= NARROW) !== wide) {
       wide = !wide;
-      drawAccuracy();
-      drawLatency();
+      drawBoth();
     }
   });
 })();

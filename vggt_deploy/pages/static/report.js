@@ -25,7 +25,15 @@
 
   /* Left FP32, right the variant, with what is said of both below. */
   function compared(kind, own, reference, said) {
-    if (!section.querySelector(`[data-tile="${kind}"]`)) return;
+    const tile = section.querySelector(`[data-tile="${kind}"]`);
+    if (!tile) return;
+    const there = own[kind] !== undefined;
+    tile.querySelectorAll(".slider, [data-legend]").forEach((element) => { element.hidden = !there; });
+    part(kind, "missing").hidden = there;
+    if (!there) {
+      part(kind, "said").textContent = "";
+      return;
+    }
     set(part(kind, "left"), reference[kind]);
     set(part(kind, "right"), own[kind]);
     part(kind, "name").textContent = variant.value;
@@ -35,6 +43,12 @@
 
   function bad(count) {
     return count ? ` ${count.toLocaleString("en")} values are not finite.` : "";
+  }
+
+  function median(own) {
+    const broken = own.broken
+      ? ` (${own.broken.toLocaleString("en")} of ${own.known.toLocaleString("en")} pixels not finite: 100 %)` : "";
+    return `${Pages.number(own.median_error, 3)} %${broken}`;
   }
 
   function drawDifference(own) {
@@ -61,7 +75,7 @@
     drawDifference(own);
     compared(
       "error", own, reference,
-      `Median ${Pages.number(reference.median_error, 3)} % FP32, ${Pages.number(own.median_error, 3)} % variant.`,
+      own.error === undefined ? "" : `Median: FP32 ${median(reference)}, variant ${median(own)}.`,
     );
     thumbs.querySelectorAll("button").forEach((button, i) => {
       button.setAttribute("aria-pressed", String(i === picture));

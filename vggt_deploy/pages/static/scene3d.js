@@ -69,9 +69,27 @@
     return lines;
   }
 
+  function hasWebgl() {
+    const canvas = document.createElement("canvas");
+    const context = canvas.getContext("webgl");
+    if (!context) return false;
+    const ending = context.getExtension("WEBGL_lose_context");
+    if (ending) ending.loseContext(); // a browser gives out a few of them
+    return true;
+  }
+
   function start(figure) {
     const scene = Pages.data(`scene-${figure.dataset.scene}`);
     const part = (name) => figure.querySelector(`[data-part="${name}"]`);
+    if (!hasWebgl()) {
+      figure.querySelectorAll(".controls, [data-part=view], [data-part=keys]").forEach((element) => {
+        element.hidden = true;
+      });
+      part("status").textContent = "Not drawn: this browser has no WebGL, which the view is drawn with. "
+        + "Another browser, or this one with its graphics acceleration switched on, shows it.";
+      figure.dataset.drawn = "";
+      return;
+    }
     const plot = part("view");
     const rgb = Pages.bytes(scene.colours);
     const decoded = new Map();
@@ -128,7 +146,7 @@
           colorscale: scene.distances,
           showscale: true,
           colorbar: {
-            title: { text: scene.unit || "distance", side: "right" },
+            title: { text: Pages.plain(scene.unit || "distance"), side: "right" },
             thickness: 10, len: 0.7, outlinewidth: 0,
             tickfont: { color: Pages.style("--ink") },
           },
@@ -147,12 +165,12 @@
       const [x, y, z] = frusta(cloud.cameras);
       const centres = cloud.cameras.map((one) => inView(one.centre));
       const axis = (k) => centres.map((p) => p[k]);
-      const names = cloud.cameras.map((one, k) => `${k + 1}: ${one.name}`);
-      const plain = { type: "scatter3d", showlegend: false };
+      const names = cloud.cameras.map((one, k) => Pages.plain(`${k + 1}: ${one.name}`));
+      const common = { type: "scatter3d", showlegend: false };
       return [
-        { ...plain, mode: "lines", x, y, z, line: { color: colour, width: 3 }, hoverinfo: "skip" },
+        { ...common, mode: "lines", x, y, z, line: { color: colour, width: 3 }, hoverinfo: "skip" },
         {
-          ...plain, mode: "lines+markers+text", x: axis(0), y: axis(1), z: axis(2),
+          ...common, mode: "lines+markers+text", x: axis(0), y: axis(1), z: axis(2),
           line: { color: colour, width: 1.5, dash: "dot" }, marker: { color: colour, size: 4 },
           text: cloud.cameras.map((one, k) => String(k + 1)), textposition: "top center",
           textfont: { color: colour, size: 12 }, hovertext: names, hoverinfo: "text",
@@ -242,7 +260,16 @@
       part("cloud").value = String(event.detail);
       draw();
     });
-    return draw();
+
+    /* What the graphics card drew is not there for the printer: a picture of it stands in. */
+    const still = document.createElement("img");
+    still.alt = plot.getAttribute("aria-label");
+    still.className = "still";
+    Pages.onPrint(() => {
+      still.src = plot._fullLayout.scene._scene.toImage("png");
+      plot.after(still);
+    }, () => still.remove());
+    draw();
   }
 
   document.querySelectorAll("[data-scene]").forEach((figure) => {
