@@ -229,10 +229,11 @@ def test_a_column_of_ratios_sorts_by_its_numbers_and_one_of_text_is_text() -> No
 
 
 def test_engines_have_units_and_their_proof_is_text(made: Any) -> None:
-    report, folder, _ = made
+    report, _, _ = made
     build = BuildMeasure(
         seconds=12.0, builder_seconds=10.0, peak_rss_bytes=9_000_000_000, runtime_version="10",
-        plan_bytes=7_000_000, bytes_total=7_100_000, weights_bytes=6_000_000, packed_bytes=6_500_000,
+        plan_bytes=7_000_000, bytes_total=7_100_000, weights_bytes=6_000_000,
+        packed_bytes=6_500_000,
         shares={"int8": 1.0}, attentions=72, attentions_fused=72, attentions_half=72,
         half_unfused=0, notes=(),
     )  # fmt: skip
@@ -356,7 +357,7 @@ def test_a_row_without_true_depth_alone_goes_without_its_error(made: Any) -> Non
 
 
 def test_the_ends_of_the_colours_are_those_of_the_maps(made: Any) -> None:
-    _, folder, page = made
+    _, _, page = made
     shown = data_of(page, "maps")["pictures"]
     depth = true_scene(3, 42, 56)["depth"][0, ..., 0]
     for i, picture in enumerate(shown):

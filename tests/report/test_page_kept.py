@@ -83,7 +83,7 @@ def test_pictures_of_another_question_are_named(
     report, folder = made
     np.save(folder.images(), how(np.load(folder.images())))
     refused(report, folder, folder.images())
-    with pytest.raises(CompareError, match="images.npy"):
+    with pytest.raises(CompareError, match=r"images\.npy"):
         draw_depth_pictures(report, folder)
 
 

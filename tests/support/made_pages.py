@@ -123,7 +123,7 @@ def page_report(
 ) -> ComparisonReport:
     """A report of several variants with truth, and its arrays beside it."""
     base = [scene_truth(60.0 + i, 0.1) for i in range(scenes)]
-    rows = [made_row("torch/fp32", truth=base, error=0.0)]
+    rows = [made_row("torch/fp32", disk_bytes=5_000_000, truth=base, error=0.0)]
     for i, scheme in enumerate(schemes):
         lost = [scene_truth(60.0 + k - i - 0.2 * k, 0.1 + 0.003 * i) for k in range(scenes)]
         rows.append(

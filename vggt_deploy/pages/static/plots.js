@@ -258,7 +258,11 @@
   }
 
   Pages.onTheme(drawBoth);
-  Pages.onPrint(() => { printing = true; drawBoth(); }, () => { printing = false; drawBoth(); });
+  Pages.onPrint(() => { printing = true; drawBoth(); }, () => {
+    printing = false;
+    [accuracy, latency].forEach(Plotly.purge); // a width once given is kept else
+    drawBoth();
+  });
   let wide = window.innerWidth >= NARROW;
   window.addEventListener("resize", () => {
     if ((window.innerWidth >= NARROW) !== wide) {
