@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -11,13 +12,14 @@ from dataclasses import replace
 import pytest
 
 from vggt_deploy.compare.environment import Environment
-from vggt_deploy.compare.executors import LocalExecutor, nodes, opened
+from vggt_deploy.compare.executors import LocalExecutor, joining, nodes, opened
 from vggt_deploy.compare.executors.nodes import (
     Node,
     NoNodeError,
     TimedNodes,
     check_same_versions,
     choose_timed,
+    computing_alike,
 )
 from vggt_deploy.errors import CompareError, UsageError
 
@@ -57,6 +59,13 @@ def test_the_machine_of_the_sweep_is_timed_only_where_there_is_no_other() -> Non
     assert names(choose_timed([ours, node("2", cpus=16.0)], None)) == ["2"]
     assert names(choose_timed([ours, node("2", "Fast")], "Slow")) == ["1"]
     assert names(choose_timed([ours], None)) == ["1"]
+
+
+def test_other_instructions_are_another_kind_and_compute_otherwise() -> None:
+    vnni = replace(node("1"), environment=replace(HERE, cpu_flags=("avx512_vnni",)))
+    small = node("4", cpus=2.0)  # another kind to time, and the same numbers
+    assert names(choose_timed([vnni, node("2"), node("3"), small], None)) == ["2", "3"]
+    assert computing_alike([vnni, node("2"), node("5", "Fast"), small], node("2")) == {"2", "4"}
 
 
 def test_other_versions_are_refused() -> None:
@@ -103,6 +112,17 @@ def test_the_only_node_is_taken_though_it_lost_a_job() -> None:
     assert timed.claim(lambda: False) == node("1")
 
 
+def test_a_node_that_could_not_run_a_job_is_not_taken_for_it_again() -> None:
+    timed = TimedNodes([node("1"), node("2")], lambda: {"1", "2"})
+    assert timed.claim(lambda: False, refused={"1"}) == node("2")
+    timed.release(node("2"))
+    assert timed.claim(lambda: False, barred={"1"}) == node("2")
+    timed.release(node("2"))
+    assert timed.claim(lambda: False, barred={"1", "2"}) == node("1")
+    with pytest.raises(NoNodeError):  # at once: it would never come
+        timed.claim(lambda: False, refused={"1", "2"})
+
+
 def test_without_a_node_it_waits_a_while_and_says_so() -> None:
     timed = TimedNodes([node("1")], lambda: {"another"})
     with pytest.raises(NoNodeError):
@@ -115,6 +135,7 @@ def test_the_local_executor_and_what_is_none() -> None:
         assert isinstance(executor, LocalExecutor)
         assert executor.command == ("worker", "x")
         assert executor.width == 1
+        assert executor.threads == executor.environment.usable_cpus
     with pytest.raises(UsageError, match="unknown executor 'slurm'"), opened("slurm", command=()):
         pass
     with (
@@ -135,6 +156,37 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert "vggt-deploy[ray]" in caught.value.fix
 
 
+def test_no_cluster_at_the_address() -> None:
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    with (
+        pytest.raises(
+            CompareError, match=r"can't join a Ray cluster at '127\.0\.0\.1:1'"
+        ) as caught,
+        opened("ray", command=("worker",), address="127.0.0.1:1"),
+    ):
+        pass
+    assert "ray start --head" in caught.value.fix
+
+
 def test_ray_is_imported_only_when_it_is_asked_for() -> None:
     code = "import sys, vggt_deploy.compare.pipeline as p; assert 'ray' not in sys.modules, p"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_head_that_is_gone_is_noticed_before_ray_ends_this_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(joining, "_HEAD_EVERY_S", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        head = joining.Head(address)
+        assert head.answers()
+        assert not head.gone
+    assert not head.answers()  # it may come back
+    assert head.gone
+    monkeypatch.setattr(joining, "_HEAD_GRACE_S", 0.0)
+    with pytest.raises(
+        CompareError, match=f"the head of the Ray cluster at {address} is gone"
+    ) as e:
+        head.answers()
+    assert "--resume" in e.value.fix

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from fake_comparison import FAKE_WORKER, Fake
 from rich.console import Console
 
 from vggt_deploy.compare import compare
-from vggt_deploy.compare.executors import opened
+from vggt_deploy.compare.executors.cluster import RayExecutor
 from vggt_deploy.compare.report import REPORT_NAME
 from vggt_deploy.data.eth3d import write_scene
 from vggt_deploy.data.synthetic import render_views
@@ -29,13 +31,16 @@ from vggt_deploy.errors import CompareError, UsageError
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
 STORE_BYTES = 100 * 2**20
-SCHEMES = "int8_pc_sym,int8_pc_sym+static,int4_g128"
+SCHEMES = "int8_pc_sym,int8_pc_sym+static"
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head that runs nothing, and two workers of one CPU each."""
+    """A head that runs nothing, and two workers of one CPU each; this process has joined them: to
+    join, and to start a worker's interpreter, takes seconds each time.
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
     from ray.cluster_utils import Cluster
 
     store = {"object_store_memory": STORE_BYTES}
@@ -45,7 +50,9 @@ def cluster() -> Iterator[Any]:
     made = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
         made.add_node(num_cpus=1, **store)
+    ray.init(address=made.address, log_to_driver=False, logging_level=logging.ERROR)
     yield made
+    ray.shutdown()
     made.shutdown()
 
 
@@ -57,14 +64,20 @@ class KillsNode(threading.Thread):
         self.cluster, self.mark, self.killed = cluster, mark, False
 
     def run(self) -> None:
-        deadline = time.monotonic() + 60.0
-        while not self.mark.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        raylet = parent_of(int(self.mark.read_text()))
+        raylet = parent_of(hanging(self.mark))
         for node in list(self.cluster.worker_nodes):
             if node.all_processes["raylet"][0].process.pid == raylet:
                 self.cluster.remove_node(node, allow_graceful=False)
                 self.killed = True
+
+
+def hanging(mark: Path) -> int:
+    """The process of Ray whose worker hangs, as soon as one does."""
+    deadline = time.monotonic() + 120.0
+    while not (mark.exists() and mark.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return int(mark.read_text())
 
 
 def parent_of(pid: int) -> int:
@@ -133,10 +146,19 @@ def test_one_worker_killed_the_report_is_that_of_this_machine(
 
 
 def test_a_variant_that_fails_is_not_begun_again_and_resumes_on_this_machine(
-    fake: Fake, two_scenes: Path, both: Any
+    fake: Fake, two_scenes: Path, both: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake.plan({"torch/int4_g128": "crash", "onnxruntime/int4_g128": "hang"})
-    report = sweep(fake, two_scenes, executor="ray", ray_address=both.address, timeout_s=5.0)
+    ask = RayExecutor.ask
+
+    def limited(self: RayExecutor, kind: Any, job: Any, paths: Any, **rest: Any) -> Any:
+        """Only the one that hangs is short of time, however busy this machine is."""
+        hangs = kind == "measure" and (job.runtime, job.scheme) == ("onnxruntime", "int4_g128")
+        return ask(self, kind, job, paths, **rest | ({"timeout_s": 1.0} if hangs else {}))
+
+    monkeypatch.setattr(RayExecutor, "ask", limited)
+    request: dict[str, Any] = {"schemes": "int4_g128", "calibrate": None, "timeout_s": 300.0}
+    report = sweep(fake, two_scenes, executor="ray", ray_address=both.address, **request)
     failed = {row.label: row.failure for row in report.rows if row.failure is not None}
     assert failed.keys() == {"torch/int4_g128", "onnxruntime/int4_g128"}
     assert "SIGSEGV" in failed["torch/int4_g128"].message
@@ -146,7 +168,7 @@ def test_a_variant_that_fails_is_not_begun_again_and_resumes_on_this_machine(
     calls = fake.calls()
     assert calls.count("measure torch/int4_g128") == 1
     fake.plan({})
-    again = sweep(fake, two_scenes, resume=True)
+    again = sweep(fake, two_scenes, resume=True, **request)
     assert {row.status for row in again.rows} == {"done"}
     measured = [call for call in fake.calls() if call.startswith("measure")]
     assert measured == ["measure torch/int4_g128", "measure onnxruntime/int4_g128"]
@@ -155,11 +177,11 @@ def test_a_variant_that_fails_is_not_begun_again_and_resumes_on_this_machine(
 def test_without_the_reference_all_that_runs_is_ended(
     fake: Fake, two_scenes: Path, both: Any
 ) -> None:
-    fake.plan({"torch/fp32": "crash", "torch/int8_pc_sym": "hang", "torch/int4_g128": "hang"})
+    fake.plan({"torch/fp32": "crash", "torch/int8_pc_sym": "hang"})
     begun = time.monotonic()
     with pytest.raises(CompareError, match="the reference, failed: crashed"):
-        sweep(fake, two_scenes, executor="ray", ray_address=both.address, timeout_s=300.0)
-    assert time.monotonic() - begun < 60.0
+        sweep(fake, two_scenes, executor="ray", ray_address=both.address, timeout_s=600.0)
+    assert time.monotonic() - begun < 300.0
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
@@ -179,15 +201,16 @@ def test_the_jobs_on_the_nodes_end_with_the_sweep(
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    mark = fake.plan_path.with_suffix(".hung")
-    deadline = time.monotonic() + 60.0
-    while not mark.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert workers_of(fake)
+    hung = hanging(fake.plan_path.with_suffix(".hung"))
+    (worker,) = [pid for pid in workers_of(fake) if parent_of(int(pid)) == hung]
+    scratch = Path(command_line(Path(f"/proc/{worker}/cmdline")).decode().split("\0")[-2]).parent
+    assert (scratch / "job.json").is_file()
     process.send_signal(sent)
     _, said = process.communicate(timeout=60)
     if sent == signal.SIGINT:
         assert b"KeyboardInterrupt" in said
+        assert not scratch.exists()  # it can hold gigabytes
+    shutil.rmtree(scratch, ignore_errors=True)
     deadline = time.monotonic() + 20.0
     while workers_of(fake) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -222,26 +245,6 @@ def test_what_the_nodes_cannot_run_is_refused_before_anything_starts(
         sweep(fake, two_scenes, runtimes="torch,tensorrt-rtx", device="rtx4090", **request)
     assert fake.calls() == []
     assert not fake.folder.exists()
-
-
-def test_a_comparison_timed_on_another_cpu_finds_no_node(both: Any) -> None:
-    with (
-        pytest.raises(CompareError, match="no node of the cluster is that") as caught,
-        opened("ray", command=("worker",), address=both.address, cpu="Another CPU"),
-    ):
-        pass
-    assert "add such a node" in caught.value.fix
-
-
-def test_no_cluster_at_the_address() -> None:
-    with (
-        pytest.raises(
-            CompareError, match=r"can't join a Ray cluster at '127\.0\.0\.1:1'"
-        ) as caught,
-        opened("ray", command=("worker",), address="127.0.0.1:1"),
-    ):
-        pass
-    assert "ray start --head" in caught.value.fix
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from vggt_deploy.compare.environment import describe_environment
 from vggt_deploy.compare.executors import node, travel
 from vggt_deploy.compare.executors.node import Parcel, run_parcel
+from vggt_deploy.compare.executors.nodes import versions_of
 from vggt_deploy.compare.executors.travel import (
     ROUTES,
     Itinerary,
@@ -226,7 +228,7 @@ def test_chunks_are_the_file(content: bytes, chunk: int, tmp_path_factory: Any) 
     path.write_bytes(content)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(travel, "CHUNK_BYTES", chunk)
-        chunks = Post(put).send(path)
+        chunks = Post(put, 2**20).send(path)
     assert b"".join(bytes(part) for part in chunks) == content
     assert all(len(part) <= chunk for part in chunks)
 
@@ -238,7 +240,7 @@ def test_one_content_is_put_once_and_a_changed_file_again(tmp_path: Path) -> Non
         count.append(len(chunk))
         return hashlib.sha256(chunk).hexdigest()
 
-    post = Post(counted)
+    post = Post(counted, 2**20)
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_bytes(b"weights")
     second.write_bytes(b"weights")
@@ -296,11 +298,23 @@ def parcel(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def make(behaviour: str = "", timeout_s: float = 30.0) -> tuple[Parcel, Itinerary]:
         plan.write_text(json.dumps({"onnxruntime/int8_pc_sym+static": behaviour}))
         journey = plan_journey("measure", jobs(here)["measure"])
-        post = Post(put)
+        post = Post(put, 2**20)
         files = {name: post.send(path) for name, path in journey.inputs.items()}
         command = (None, str(FAKE_WORKER), str(plan))
         outputs = tuple(journey.outputs)
-        made = Parcel(command, "measure", journey.job, journey.moved, files, outputs, timeout_s, 1)
+        made = Parcel(
+            command,
+            "measure",
+            journey.job,
+            journey.moved,
+            files,
+            sum(path.stat().st_size for path in journey.inputs.values()),
+            outputs,
+            timeout_s,
+            1,
+            versions_of(describe_environment()),
+            "token",
+        )
         return made, journey
 
     return make
@@ -324,12 +338,81 @@ def test_a_node_runs_the_job_and_keeps_nothing(parcel: Any, tmp_path: Path) -> N
 def test_a_process_that_fails_on_a_node_is_an_answer(
     parcel: Any, tmp_path: Path, behaviour: str, words: str
 ) -> None:
-    returned = run_parcel(parcel(behaviour, 4.0)[0], lambda chunk: chunk)
+    # Long for one that ends by itself, however busy this machine is.
+    limit = 1.0 if behaviour == "hang" else 60.0
+    returned = run_parcel(parcel(behaviour, limit)[0], lambda chunk: chunk)
     assert words in returned.outcome.describe()
     assert returned.answer is None
     assert returned.files == {}
-    assert f"about to: {behaviour}".encode() in returned.log
+    assert f"about to: {behaviour}".encode() in returned.log or behaviour == "hang"
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_node_with_too_little_space_says_so_before_it_begins(
+    parcel: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, journey = parcel()
+    needed = sum(path.stat().st_size for path in journey.inputs.values())
+    assert made.bytes == needed > 0
+    for free, fits in ((needed - 1, False), (needed + 2**20, True)):
+        monkeypatch.setattr(node.shutil, "disk_usage", lambda _, free=free: Space(free))
+        if fits:
+            assert run_parcel(made, lambda chunk: chunk).outcome.ok
+        else:
+            with pytest.raises(node.UnfitError, match="and what the job reads takes") as caught:
+                run_parcel(made, lambda chunk: chunk)
+            assert "TMPDIR" in caught.value.fix
+            assert not (tmp_path / "plan.calls").exists()
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@dataclass
+class Space:
+    free: int
+
+
+@pytest.mark.parametrize("free, behaviour", [(2**30, "no space"), (0, "exit 3")])
+def test_a_job_that_failed_on_a_full_disk_is_the_nodes_fault(
+    parcel: Any, monkeypatch: pytest.MonkeyPatch, free: int, behaviour: str
+) -> None:
+    """By its words, or because nothing is free; with space, and other words, it is the job's."""
+    made, _ = parcel(behaviour)
+    monkeypatch.setattr(node, "_check_space", lambda *_: None)
+    monkeypatch.setattr(node.shutil, "disk_usage", lambda _: Space(free))
+    with pytest.raises(node.UnfitError, match="its disk was full"):
+        run_parcel(made, lambda chunk: chunk)
+    monkeypatch.setattr(node.shutil, "disk_usage", lambda _: Space(2**30))
+    assert run_parcel(parcel("exit 3")[0], lambda chunk: chunk).outcome.returncode == 3
+
+
+def test_a_node_with_other_versions_refuses(parcel: Any, tmp_path: Path) -> None:
+    made, _ = parcel()
+    other = replace(made, versions=made.versions | {"numpy": "0.1"})
+    with pytest.raises(node.UnfitError, match=r"it has numpy [0-9.]+, this machine 0\.1"):
+        run_parcel(other, lambda chunk: chunk)
+    assert not (tmp_path / "plan.calls").exists()
+
+
+def test_of_what_nobody_has_any_more_the_last_stays(tmp_path: Path) -> None:
+    count: list[bytes] = []
+
+    def counted(chunk: travel.Bytes) -> str:
+        count.append(bytes(chunk))
+        return f"object {len(count)}"
+
+    post = Post(counted, 10)
+    for name in "abc":
+        (tmp_path / name).write_bytes(name.encode() * 5)
+    first = post.send(tmp_path / "a")
+    post.send(tmp_path / "b")
+    assert post.send(tmp_path / "a") == first  # 10 bytes are kept
+    post.send(tmp_path / "c")  # b was sent longest ago
+    assert post.send(tmp_path / "a") == first
+    post.send(tmp_path / "b")
+    assert [chunk[:1] for chunk in count] == [b"a", b"b", b"c", b"b"]
+    (tmp_path / "large").write_bytes(b"d" * 11)
+    assert post.send(tmp_path / "large") == ("object 5",)  # whoever asked has it
+    assert post._kept == {}
 
 
 def test_what_a_killed_node_left_is_removed_by_the_next_job(parcel: Any, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ variant "computes" is the same smooth scene each time, plus noise that depends o
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -225,6 +226,8 @@ def misbehave(behaviour: str, job: dict[str, Any]) -> None:
             time.sleep(600)
         case "exit 3":
             sys.exit(3)
+        case "no space":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         case "silent":
             sys.exit(0)
         case "garbage":

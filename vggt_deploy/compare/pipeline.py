@@ -184,7 +184,7 @@ def compare(
         locked(folder.root),
     ):
         if threads is None:
-            settings = replace(settings, threads=runner.environment.usable_cpus)
+            settings = replace(settings, threads=runner.threads)
         settings.check()
         runner.check(settings)
         check_folder(folder.root, resume=resume, overwrite=overwrite)

@@ -48,7 +48,7 @@ def opened(
             )
         yield LocalExecutor.here(command)
     elif name == "ray":
-        from vggt_deploy.compare.executors.cluster import connected
+        from vggt_deploy.compare.executors.joining import connected
 
         with connected(command, address=address, cpu=cpu) as executor:
             yield executor

@@ -16,6 +16,7 @@ class Executor(Protocol):
 
     command         the worker, as it would be started on this machine
     environment     the machine that jobs are timed on
+    threads         of a job, where nobody asks for a number
     width           how many variants are in hand at a time; above 1, `ask` is called from threads
     splits_scenes   further scenes are jobs of their own; else the process that is timed runs them
     """
@@ -25,6 +26,9 @@ class Executor(Protocol):
 
     @property
     def environment(self) -> Environment: ...
+
+    @property
+    def threads(self) -> int: ...
 
     @property
     def width(self) -> int: ...

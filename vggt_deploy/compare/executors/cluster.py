@@ -4,46 +4,58 @@
     not timed    calibrate, prepare, export, further scenes: anywhere, several on a node
 
 No file system is shared. What a job reads goes into Ray's object store, each content once, and what
-it writes comes back as the result of the task, so the store must hold the largest artifact. A job
-whose node died is begun again; one whose process fails has failed, as on one machine.
+it writes comes back as the result of the task. A job whose node died is begun again; one that a
+node can't run (no space, other versions) is given to another; one whose process fails has failed,
+as on one machine.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
-import os
-import re
-import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
+from uuid import uuid4
 
 from vggt_deploy.compare.asking import read_answer, stage_of
-from vggt_deploy.compare.environment import Environment, describe_environment
-from vggt_deploy.compare.executors.node import Parcel, Returned, describe_node, on_node
+from vggt_deploy.compare.executors.node import Parcel, Refused, Returned, on_node
 from vggt_deploy.compare.executors.nodes import (
     GRACE_S,
     Node,
     NoNodeError,
     TimedNodes,
-    check_same_versions,
     choose_timed,
+    computing_alike,
+    versions_of,
 )
 from vggt_deploy.compare.executors.travel import Itinerary, Post, plan_journey, unpack
+from vggt_deploy.compare.executors.words import address_of, brief, times
 from vggt_deploy.compare.jobs import Job, JobKind, write_job
-from vggt_deploy.compare.measures import Failure
+from vggt_deploy.compare.measures import Failure, Stage
 from vggt_deploy.compare.question import Settings
 from vggt_deploy.compare.state import Paths
 from vggt_deploy.errors import CompareError, DeployError, UsageError
 
 MAX_RETRIES = 3  # of a job whose node died
-_PROBE_S = 120.0  # a node starts an interpreter and imports this package
-_KNOCK_S = 10.0
 _POLL_S = 1.0
-_HOST_PORT = re.compile(r"(?:^|//)(?P<host>[^/:]+):(?P<port>[0-9]+)$")
+_CANCEL_S = 5.0  # for a job to end its process and to clear up, before it is killed
+_TELL_AFTER_S = 60.0  # that a job waits
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Tries:
+    """The attempts to run one job: why its nodes were lost, and which could not run it."""
+
+    kind: JobKind
+    timed: bool
+    lost: list[str] = field(default_factory=list)
+    refused: dict[str, Refused] = field(default_factory=dict)
 
 
 class RayExecutor:
@@ -51,7 +63,15 @@ class RayExecutor:
 
     splits_scenes = True
 
-    def __init__(self, ray: Any, command: Sequence[str], nodes: Sequence[Node], cpu: str | None):
+    def __init__(
+        self,
+        ray: Any,
+        command: Sequence[str],
+        nodes: Sequence[Node],
+        cpu: str | None,
+        head_answers: Callable[[], bool],
+        keep_bytes: int,
+    ):
         self.command = tuple(command)
         timed = choose_timed(nodes, cpu)
         self.environment = timed[0].environment
@@ -59,8 +79,14 @@ class RayExecutor:
         self.width = max(2, 2 * len(nodes))
         self._ray = ray
         self._cpus = timed[0].cpus
+        self.threads = max(1, min(self.environment.usable_cpus, int(self._cpus)))
+        self._head_answers = head_answers
+        self._listed: list[dict[str, Any]] = ray.nodes()
+        self._addresses = {node.name: node.address for node in nodes}
+        self._alike = computing_alike(nodes, timed[0])
+        self._barred: set[str] = set()  # could not run a job
         self._timed = TimedNodes(timed, lambda: {name for name, _ in self._alive()})
-        self._post = Post(ray.put)
+        self._post = Post(ray.put, keep_bytes)
         # Begun again here and not by Ray, which begins a job that ate the memory of its node again
         # without end, and does not say how often it began one.
         self._task = ray.remote(max_retries=0)(on_node)
@@ -96,42 +122,71 @@ class RayExecutor:
         write_job(paths.job, job)
         journey = plan_journey(kind, job)
         parcel = self._parcel(kind, journey, timeout_s, threads)
-        lost: list[str] = []
+        tries = _Tries(kind, timed)
         returned = None
         while returned is None:
-            returned = self._attempt(kind, parcel, threads, lost, timed=timed)
+            returned = self._attempt(parcel, tries)
         if isinstance(returned, Failure):
             return returned
         answer = self._received(kind, journey, returned, paths)
-        if lost and isinstance(answer, dict) and kind in ("measure", "compute"):
-            answer["notes"] = [*answer.get("notes", []), f"its node was lost{_times(lost)}"]
+        if isinstance(answer, dict) and kind in ("measure", "compute"):
+            lost = [f"its node was lost{times(tries.lost)}"] if tries.lost else []
+            refused = [f"could not run on {_told(no)}" for no in tries.refused.values()]
+            answer["notes"] = [*answer.get("notes", []), *lost, *refused]
         return answer
 
-    def _attempt(
-        self, kind: JobKind, parcel: Parcel, threads: int, lost: list[str], *, timed: bool
-    ) -> Returned | Failure | None:
-        """What came back, or why nothing will; None, and one more of `lost`, to begin again."""
+    def _attempt(self, parcel: Parcel, tries: _Tries) -> Returned | Failure | None:
+        """What came back, or why nothing will; None, and one more of `tries`, to begin again."""
         errors = self._ray.exceptions
-        stage = stage_of(kind)
+        stage = stage_of(tries.kind)
         try:
-            return self._run(parcel, threads, timed=timed)
+            returned = self._run(parcel, tries)
         except NoNodeError:
-            message = f"no node for it has been there for {GRACE_S:.0f} s{_times(lost)}"
-            return Failure(stage, message, "add a node, then --resume")
+            return _no_node(stage, tries)
         except errors.RayTaskError as error:
-            return Failure(stage, f"its node could not run it: {_first_line(error.cause)}")
+            # Not of the job, whose errors are answers: the package is missing there, or is broken.
+            refused = self._refused_by(error)
+            if not refused or all(no.node in tries.refused for no in refused):
+                return Failure(stage, f"its node could not run it: {brief(error)}")
+            self._bar(refused, tries)
+            return None
         except errors.RayError as error:
             if self._stopped.is_set():
                 raise
-            ate = isinstance(error, errors.OutOfMemoryError)
-            if ate and timed:  # it had the node alone
-                return Failure(stage, f"its node ran out of memory: {_first_line(error)}")
-            if len(lost) == MAX_RETRIES:
-                why = "its node ran out of memory" if ate else "its node was lost"
-                message = f"{why}{_times(lost)}: {_first_line(error)}"
-                return Failure(stage, message, "look after the nodes, then --resume")
-            lost.append(_first_line(error))
+            return self._lost(error, tries)
+        if isinstance(returned, Refused):
+            self._bar([returned], tries)
             return None
+        return returned
+
+    def _lost(self, error: Any, tries: _Tries) -> Failure | None:
+        ate = isinstance(error, self._ray.exceptions.OutOfMemoryError)
+        stage = stage_of(tries.kind)
+        if ate and tries.timed:  # it had the node alone
+            return Failure(stage, f"its node ran out of memory: {brief(error)}")
+        if len(tries.lost) == MAX_RETRIES:
+            why = "its node ran out of memory" if ate else "its node was lost"
+            message = f"{why}{times(tries.lost)}: {brief(error)}"
+            return Failure(stage, message, "look after the nodes, then --resume")
+        tries.lost.append(brief(error))
+        return None
+
+    def _refused_by(self, error: Any) -> list[Refused]:
+        """The nodes at the address that the error came from, which may be new to us."""
+        address = address_of(error)
+        fix = "install this version of vggt-deploy there, or take the node away"
+        return [
+            Refused(node["NodeID"], str(address), brief(error), fix)
+            for node in self._listed
+            if node.get("NodeManagerAddress") == address
+        ]
+
+    def _bar(self, refused: Sequence[Refused], tries: _Tries) -> None:
+        """This job does not go there again; others only where there is no other node."""
+        for no in refused:
+            tries.refused[no.node] = no
+            self._barred.add(no.node)
+            logger.warning("%s; its jobs go elsewhere", _told(no))
 
     def stop(self) -> None:
         """As `Executor.stop`."""
@@ -139,178 +194,177 @@ class RayExecutor:
 
     def _parcel(self, kind: JobKind, journey: Itinerary, timeout_s: float, threads: int) -> Parcel:
         command = tuple(None if word == sys.executable else word for word in self.command)
-        files = {name: self._post.send(path) for name, path in journey.inputs.items()}
+        errors = self._ray.exceptions
+        try:
+            files = {name: self._post.send(path) for name, path in journey.inputs.items()}
+        except (errors.OutOfDiskError, errors.ObjectStoreFullError) as error:
+            raise CompareError(
+                f"Ray's object store on this machine is full: {brief(error)}",
+                "free some space where Ray keeps its files (ray start --temp-dir), or start Ray "
+                "here with a larger --object-store-memory, then --resume",
+            ) from error
         return Parcel(
             command,
             kind,
             journey.job,
             journey.moved,
             files,
+            sum(path.stat().st_size for path in journey.inputs.values()),
             tuple(journey.outputs),
             timeout_s,
             threads,
+            versions_of(self.environment),
+            f"vggt-deploy-{uuid4().hex}",
         )
 
-    def _run(self, parcel: Parcel, threads: int, *, timed: bool) -> Returned:
+    def _run(self, parcel: Parcel, tries: _Tries) -> Returned | Refused:
         """Run it on one node; raises what Ray does, and NoNodeError."""
-        if not timed:
-            return self._wait(self._task.options(num_cpus=threads).remote(parcel), threads)
+        if not tries.timed:
+            return self._run_anywhere(parcel, tries)
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        node = self._timed.claim(self._stopped.is_set)
+        node = self._timed.claim(
+            self._stopped.is_set, refused=tries.refused.keys(), barred=self._barred
+        )
         if node is None:
             raise self._stop_error()
         lost = True
         try:
             there = NodeAffinitySchedulingStrategy(node.name, soft=False)
             task = self._task.options(num_cpus=node.cpus, scheduling_strategy=there)
-            returned = self._wait(task.remote(parcel), threads)
+            where = f"all {node.cpus:g} CPUs of the node at {node.address}"
+            # A node that is gone ends a task that it alone may run; this is for a cluster that is.
+            returned = self._wait(
+                task.remote(parcel), parcel, lambda _, cpus: cpus >= parcel.threads, where
+            )
             lost = False
         finally:
             self._timed.release(node, lost=lost)
         return returned
 
-    def _wait(self, task: Any, threads: int) -> Returned:
+    def _run_anywhere(self, parcel: Parcel, tries: _Tries) -> Returned | Refused:
+        """Beside other jobs, on a node that could so far and, a scene, that computes alike."""
+        from ray.util import scheduling_strategies
+
+        rules: Any = scheduling_strategies
+        alike = self._alike if tries.kind == "compute" else None
+        alive = {name for name, cpus in self._alive() if cpus >= parcel.threads}
+        able = {name for name in alive if alike is None or name in alike} - tries.refused.keys()
+        if tries.refused and not able:
+            raise NoNodeError
+        avoided = set(tries.refused) | (self._barred if able - self._barred else set())
+
+        def fits(name: str, cpus: float) -> bool:
+            known = alike is None or name in alike
+            return known and name not in avoided and cpus >= parcel.threads
+
+        options: dict[str, Any] = {"num_cpus": parcel.threads}
+        if alike is not None or avoided:
+            # A node that joins later may take what is not a scene; of what kind it is nobody knows.
+            those = rules.NotIn(*avoided) if alike is None else rules.In(*(alike - avoided))
+            rule = rules.NodeLabelSchedulingStrategy(hard={self._label(): those})
+            options["scheduling_strategy"] = rule
+        task = self._task.options(**options).remote(parcel)
+        return self._wait(task, parcel, fits, f"{parcel.threads} CPUs of a node")
+
+    def _label(self) -> str:
+        """What Ray calls the label that holds the name of a node: that changed between versions."""
+        node = self._listed[0]
+        labels: dict[str, str] = node["Labels"]
+        return next(key for key, value in labels.items() if value == node["NodeID"])
+
+    def _wait(
+        self, task: Any, parcel: Parcel, fits: Callable[[str, float], bool], where: str
+    ) -> Returned | Refused:
         """The result, looking now and then whether it is still wanted, and can still come."""
         gone_since: float | None = None
+        begun = time.monotonic()
+        told = False
         while not self._ray.wait([task], timeout=_POLL_S)[0]:
             if self._stopped.is_set():
-                self._ray.cancel(task, force=True)
+                self._cancel(task)
                 raise self._stop_error()
-            if any(cpus >= threads for _, cpus in self._alive()):
+            if any(fits(name, cpus) for name, cpus in self._alive()):
                 gone_since = None
             else:
                 gone_since = gone_since or time.monotonic()
                 if time.monotonic() - gone_since > GRACE_S:
                     self._ray.cancel(task, force=True)
                     raise NoNodeError
-        returned: Returned = self._ray.get(task)
+            if not told and time.monotonic() - begun > _TELL_AFTER_S:
+                told = True
+                if not self._has_begun(parcel):
+                    logger.warning(
+                        "%s waits for %s: other jobs of Ray have them", _name(parcel), where
+                    )
+        returned: Returned | Refused = self._ray.get(task)
         return returned
+
+    def _has_begun(self, parcel: Parcel) -> bool:
+        from ray.experimental.internal_kv import _internal_kv_get
+
+        return _internal_kv_get(parcel.token) is not None
+
+    def _cancel(self, task: Any) -> None:
+        """End it: first so that it removes its folder, which can hold gigabytes."""
+        self._ray.cancel(task, force=False)
+        if not self._ray.wait([task], timeout=_CANCEL_S)[0]:
+            self._ray.cancel(task, force=True)
 
     def _stop_error(self) -> DeployError:
         return CompareError("the comparison was stopped", "go on with --resume")
 
     def _alive(self) -> list[tuple[str, float]]:
-        return [(node["NodeID"], _cpus(node)) for node in self._ray.nodes() if node["Alive"]]
+        """Name and CPUs of each node that is there; as they were, while the head does not answer.
+
+        Raises:
+            CompareError: the head is gone.
+        """
+        if self._head_answers():
+            self._listed = self._ray.nodes()
+        return [(node["NodeID"], cpus_of(node)) for node in self._listed if node["Alive"]]
 
     def _received(
         self, kind: JobKind, journey: Itinerary, returned: Returned, paths: Paths
     ) -> dict[str, Any] | Failure:
-        """Write what came back, the answer last, and read it."""
-        if paths.log is not None:
-            paths.log.write_bytes(returned.log)
-        unpack(returned.files, journey.outputs)
-        if returned.answer is not None:
-            paths.answer.write_bytes(returned.answer)
+        """Write what came back, the answer last, and read it. A full disk is this job's failure, as
+        it is where the job runs here.
+        """
+        try:
+            if paths.log is not None:
+                paths.log.write_bytes(returned.log)
+            unpack(returned.files, journey.outputs)
+            if returned.answer is not None:
+                paths.answer.write_bytes(returned.answer)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            message = f"what it made could not be kept here: {error}"
+            return Failure(stage_of(kind), message, "free some space on the disk, then --resume")
         return read_answer(kind, returned.outcome, paths.answer)
 
 
-@contextmanager
-def connected(
-    command: Sequence[str], *, address: str | None, cpu: str | None
-) -> Iterator[RayExecutor]:
-    """Join the cluster at `address`, and leave it at the end, unless this process was in one.
-
-    Raises:
-        CompareError: Ray is not installed, there is no cluster, no node gives CPUs, or one has
-            other versions than this machine.
-    """
-    ray = _import_ray()
-    joined = not ray.is_initialized()
-    if joined:
-        _join(ray, address or "auto")
-    executor = None
-    try:
-        nodes = _describe_nodes(ray)
-        check_same_versions(nodes, describe_environment())
-        executor = RayExecutor(ray, command, nodes, cpu)
-        yield executor
-    finally:
-        if executor is not None:
-            executor.stop()
-        if joined:
-            ray.shutdown()
-
-
-def _import_ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
-    try:
-        import ray
-    except ImportError as error:
-        raise CompareError(
-            f"the executor ray needs the package ray ({error})",
-            'pip install "vggt-deploy[ray]", on this machine and on every node',
-        ) from error
-    return ray
-
-
-def _join(ray: Any, address: str) -> None:
-    try:
-        _knock(address)
-        ray.init(
-            address=address,
-            include_dashboard=False if address == "local" else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise CompareError(
-            f"can't join a Ray cluster at {address!r}: {_first_line(error)}",
-            "start one with `ray start --head` here and `ray start --address HOST:6379` on the "
-            "other machines, or name it with --ray-address",
-        ) from error
-
-
-def _knock(address: str) -> None:
-    """Open a connection to HOST:PORT and close it; `ray.init` waits minutes for one."""
-    found = _HOST_PORT.search(address)
-    if found is not None:
-        with socket.create_connection((found["host"], int(found["port"])), timeout=_KNOCK_S):
-            pass
-
-
-def _describe_nodes(ray: Any) -> list[Node]:
-    """Ask every node that gives CPUs what it is."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    listed = [node for node in ray.nodes() if node["Alive"] and _cpus(node) > 0]
-    if not listed:
-        raise CompareError(
-            "no node of the Ray cluster gives CPUs", "add one with `ray start --address HOST:6379`"
-        )
-    probe = ray.remote(num_cpus=0, max_retries=0)(describe_node)
-    asked = [
-        probe.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(n["NodeID"], False)
-        ).remote()
-        for n in listed
-    ]
-    nodes = []
-    for node, answer in zip(listed, asked, strict=True):
-        address = node["NodeManagerAddress"]
-        try:
-            environment: Environment = ray.get(answer, timeout=_PROBE_S)
-        except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:
-            raise CompareError(
-                f"the node at {address} can't say what it is: {_first_line(error)}",
-                "install this version of vggt-deploy on every node, or take the node away",
-            ) from error
-        ours = node["NodeID"] == ray.get_runtime_context().get_node_id()
-        nodes.append(Node(node["NodeID"], address, _cpus(node), environment, ours))
-    return nodes
-
-
-def _cpus(node: dict[str, Any]) -> float:
+def cpus_of(node: dict[str, Any]) -> float:
+    """CPUs that Ray may give away of a node, as `ray.nodes` lists it."""
     return float(node["Resources"].get("CPU", 0.0))
 
 
-def _times(lost: Sequence[str]) -> str:
-    """In words, to follow a sentence; nothing where it was not."""
-    if not lost:
-        return ""
-    return f" and it was begun again {'once' if len(lost) == 1 else f'{len(lost)} times'}"
+def _no_node(stage: Stage, tries: _Tries) -> Failure:
+    """Why none was left to run the job."""
+    if not tries.refused:
+        message = f"no node for it has been there for {GRACE_S:.0f} s{times(tries.lost)}"
+        return Failure(stage, message, "add a node, then --resume")
+    told = sorted(_told(no) for no in tries.refused.values())
+    fixes = sorted({no.fix for no in tries.refused.values()})
+    message = f"no node is left that can run it{times(tries.lost)}: {'; '.join(told)}"
+    return Failure(stage, message, "; ".join(fixes))
 
 
-def _first_line(error: object) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+def _told(no: Refused) -> str:
+    return f"the node at {no.address} ({no.node[:6]}): {no.why}"
+
+
+def _name(parcel: Parcel) -> str:
+    """The job in a person's words: "measure torch int8_pc_sym"."""
+    words = (parcel.job.get(name) for name in ("runtime", "label", "scheme"))
+    return " ".join([parcel.kind, *(word for word in words if word)])

@@ -28,6 +28,11 @@ class LocalExecutor:
         """The executor of this machine."""
         return cls(tuple(command), describe_environment())
 
+    @property
+    def threads(self) -> int:
+        """All CPUs that this process may use."""
+        return self.environment.usable_cpus
+
     def check(self, settings: Settings) -> None:
         """Everything may be asked for: more threads than CPUs are slow, and were asked for."""
 

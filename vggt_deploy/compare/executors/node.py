@@ -7,6 +7,7 @@ by the next job on that machine.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -17,19 +18,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from vggt_deploy.compare.asking import thread_environment
 from vggt_deploy.compare.environment import Environment, describe_environment
+from vggt_deploy.compare.executors.nodes import SAME_VERSIONS, other_versions, versions_of
 from vggt_deploy.compare.executors.travel import Bytes, arrive, collect
+from vggt_deploy.compare.executors.words import brief
 from vggt_deploy.compare.jobs import JobKind, write_json
 from vggt_deploy.compare.processes import Outcome, run_process
+from vggt_deploy.errors import DeployError
 
 Fetch = Callable[[Any], Bytes]
 
 LOG_BYTES = 2**20  # of a longer log the end comes back
 _PREFIX = "vggt-deploy-job-"
 _STALE_AFTER_S = 60.0  # a folder is locked at once after it is made
+_FULL_BYTES = 2**16  # of free space: a file system hands out its last blocks badly
+NODE_SPACE = "free some space in its temporary folder (TMPDIR of `ray start`), then --resume"
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,10 @@ class Parcel:
 
     job, moved: as in `Itinerary`.
     files: name below the scratch folder -> the chunks of the file, as the store names them.
+    bytes: of all files.
     outputs: names below the scratch folder of what comes back.
+    versions: what a node must have, as `versions_of` says.
+    token: under which Ray is told that the job has begun.
     """
 
     command: tuple[str | None, ...]
@@ -46,9 +55,12 @@ class Parcel:
     job: dict[str, Any]
     moved: tuple[str, ...]
     files: dict[str, tuple[Any, ...]]
+    bytes: int
     outputs: tuple[str, ...]
     timeout_s: float
     threads: int
+    versions: dict[str, str]
+    token: str
 
 
 @dataclass(frozen=True)
@@ -61,11 +73,39 @@ class Returned:
     files: dict[str, Bytes]
 
 
-def on_node(parcel: Parcel) -> Returned:
+@dataclass(frozen=True)
+class Refused:
+    """A node that can't run the job, through no fault of the job: which, why, and what helps."""
+
+    node: str
+    address: str
+    why: str
+    fix: str
+
+
+class UnfitError(DeployError):
+    """This node can't run the job, whatever the job is."""
+
+
+def on_node(parcel: Parcel) -> Returned | Refused:
     """The task that Ray runs: chunks come from its object store."""
     import ray
+    from ray.experimental import internal_kv
 
-    return run_parcel(parcel, ray.get)
+    errors, util = ray.exceptions, cast("Any", ray.util)
+    internal_kv._internal_kv_put(parcel.token, b"begun")
+    try:
+        return run_parcel(parcel, ray.get)
+    except UnfitError as error:
+        why, fix = error.message, error.fix
+    except OSError as error:
+        why, fix = f"{type(error).__name__}: {error}", NODE_SPACE
+    except (errors.OutOfDiskError, errors.ObjectStoreFullError) as error:
+        why, fix = brief(error), NODE_SPACE
+    finally:
+        internal_kv._internal_kv_del(parcel.token)
+    name = ray.get_runtime_context().get_node_id()
+    return Refused(name, util.get_node_ip_address(), why, fix)
 
 
 def describe_node() -> Environment:
@@ -74,8 +114,16 @@ def describe_node() -> Environment:
 
 
 def run_parcel(parcel: Parcel, fetch: Fetch) -> Returned:
-    """Run the job here; an error is one of this machine (no space), never of the job."""
+    """Run the job here; an error is one of this machine, never of the job.
+
+    Raises:
+        UnfitError: other versions than the sweep has, or too little space, before the job or after
+            it has failed for want of some.
+        OSError: what else the machine could not do.
+    """
+    _check_versions(parcel.versions)
     with _scratch() as scratch:
+        _check_space(scratch, parcel.bytes)
         for name, chunks in parcel.files.items():
             path = scratch / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,13 +140,36 @@ def run_parcel(parcel: Parcel, fetch: Fetch) -> Returned:
             timeout_s=parcel.timeout_s,
             environment=thread_environment(parcel.threads),
         )
-        answer = Path(job["answer"])
-        return Returned(
-            outcome,
-            answer.read_bytes() if answer.is_file() else None,
-            log.read_bytes()[-LOG_BYTES:],
-            collect(scratch, parcel.outputs),
+        path = Path(job["answer"])
+        answer = path.read_bytes() if path.is_file() else None
+        words = log.read_bytes()[-LOG_BYTES:]
+        if not outcome.ok or not answer:
+            _check_not_full(scratch, words + (answer or b""))
+        return Returned(outcome, answer, words, collect(scratch, parcel.outputs))
+
+
+def _check_versions(expected: dict[str, str]) -> None:
+    other = other_versions(expected, versions_of(describe_environment()))
+    if other is not None:
+        raise UnfitError(f"it has {other}", SAME_VERSIONS)
+
+
+def _check_space(scratch: Path, needed: int) -> None:
+    """Before anything is written: what the job reads must fit."""
+    free = shutil.disk_usage(scratch).free
+    if free < needed:
+        raise UnfitError(
+            f"{scratch.parent} has {free / 1e6:.4g} MB free, and what the job reads takes "
+            f"{needed / 1e6:.4g} MB",
+            NODE_SPACE,
         )
+
+
+def _check_not_full(scratch: Path, words: bytes) -> None:
+    """After a job that failed: it may have done so only because the disk is full."""
+    free = shutil.disk_usage(scratch).free
+    if free < _FULL_BYTES or os.strerror(errno.ENOSPC).encode() in words:
+        raise UnfitError(f"its disk was full ({scratch.parent})", NODE_SPACE)
 
 
 @contextmanager

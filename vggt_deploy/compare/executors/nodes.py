@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from threading import Condition
 
@@ -20,6 +20,7 @@ from vggt_deploy.errors import CompareError
 GRACE_S = 60.0  # for a node to come back, before what needs it has failed
 # A node that has died is listed as alive until it has missed some beats of its heart.
 SUSPECT_S = 30.0
+SAME_VERSIONS = "install the same versions on every node (constraints.txt pins them)"
 _POLL_S = 1.0
 
 
@@ -50,13 +51,24 @@ def choose_timed(nodes: Sequence[Node], cpu: str | None) -> tuple[Node, ...]:
     fitting = [node for node in fitting if not node.ours] or fitting
     count = Counter(_kind(node) for node in fitting)
     chosen = min(
-        (_kind(node) for node in fitting), key=lambda kind: (-count[kind], -kind[1], kind[0])
+        (_kind(node) for node in fitting), key=lambda kind: (-count[kind], -kind[1], *kind)
     )
     return tuple(node for node in fitting if _kind(node) == chosen)
 
 
-def _kind(node: Node) -> tuple[str, float]:
-    return node.environment.machine, node.cpus
+def computing_alike(nodes: Sequence[Node], timed: Node) -> frozenset[str]:
+    """The names of the nodes that compute what `timed` does, however fast.
+
+    Integer kernels differ by the instructions that a CPU has, and a result may with them.
+    """
+    alike = (timed.environment.cpu, timed.environment.cpu_flags)
+    return frozenset(
+        node.name for node in nodes if (node.environment.cpu, node.environment.cpu_flags) == alike
+    )
+
+
+def _kind(node: Node) -> tuple[str, float, tuple[str, ...]]:
+    return node.environment.machine, node.cpus, node.environment.cpu_flags
 
 
 def check_same_versions(nodes: Sequence[Node], ours: Environment) -> None:
@@ -66,18 +78,25 @@ def check_same_versions(nodes: Sequence[Node], ours: Environment) -> None:
         CompareError: a package or Python differs, with the node and both versions.
     """
     for node in nodes:
-        theirs = node.environment
-        here = {"python": ours.python, **ours.versions}
-        there = {"python": theirs.python, **theirs.versions}
-        differing = sorted(name for name in here | there if here.get(name) != there.get(name))
-        if differing:
-            name = differing[0]
-            raise CompareError(
-                f"the node at {node.address} has {name} {there.get(name, 'missing')}, this machine "
-                f"{here.get(name, 'none')}"
-                + (f"; {len(differing) - 1} more differ" if len(differing) > 1 else ""),
-                "install the same versions on every node (constraints.txt pins them)",
-            )
+        other = other_versions(versions_of(ours), versions_of(node.environment))
+        if other is not None:
+            raise CompareError(f"the node at {node.address} has {other}", SAME_VERSIONS)
+
+
+def versions_of(environment: Environment) -> dict[str, str]:
+    """Of Python, and of all that can move a number."""
+    return {"python": environment.python, **environment.versions}
+
+
+def other_versions(here: dict[str, str], there: dict[str, str]) -> str | None:
+    """In words, what differs on a node from this machine; None where nothing does."""
+    differing = sorted(name for name in here | there if here.get(name) != there.get(name))
+    if not differing:
+        return None
+    name = differing[0]
+    more = f"; {len(differing) - 1} more differ" if len(differing) > 1 else ""
+    missing = there.get(name, "missing")
+    return f"{name} {missing}, this machine {here.get(name, 'none')}{more}"
 
 
 class NoNodeError(Exception):
@@ -94,18 +113,35 @@ class TimedNodes:
         self._taken: set[str] = set()
         self._lost_at: dict[str, float] = {}
 
-    def claim(self, stopped: Callable[[], bool], grace_s: float = GRACE_S) -> Node | None:
+    def claim(
+        self,
+        stopped: Callable[[], bool],
+        grace_s: float = GRACE_S,
+        *,
+        refused: Container[str] = (),
+        barred: Container[str] = (),
+    ) -> Node | None:
         """A node for one job, as soon as one is free; None when `stopped` says so.
 
+        Args:
+            stopped: asked now and then.
+            grace_s: for a node to come back.
+            refused: names of nodes that could not run this job; they get it no more.
+            barred: of nodes that could not run another one; taken where there is no other.
+
         Raises:
-            NoNodeError: all of them are gone, and stay away.
+            NoNodeError: all of them are gone, and stay away, or could not run it.
         """
+        nodes = [node for node in self._nodes if node.name not in refused]
+        if not nodes:
+            raise NoNodeError
         gone_since: float | None = None
         with self._free:
             while not stopped():
                 alive = self._alive()
-                there = [node for node in self._nodes if node.name in alive]
-                trusted = [node for node in there if not self._suspect(node)] or there
+                there = [node for node in nodes if node.name in alive]
+                able = [node for node in there if node.name not in barred] or there
+                trusted = [node for node in able if not self._suspect(node)] or able
                 free = [node for node in trusted if node.name not in self._taken]
                 if free:
                     self._taken.add(free[0].name)

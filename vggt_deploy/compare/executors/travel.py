@@ -132,13 +132,18 @@ def is_local(spec: str) -> bool:
 
 
 class Post:
-    """Puts files into a store that all machines reach, each content once; used from threads."""
+    """Puts files into a store that all machines reach, each content once; used from threads.
 
-    def __init__(self, put: Put) -> None:
+    The store holds a content while anybody has what `send` gave for it. Of what nobody else has any
+    more, the last `keep_bytes` stay: jobs that follow each other read the same files.
+    """
+
+    def __init__(self, put: Put, keep_bytes: int) -> None:
         self._put = put
+        self._keep_bytes = keep_bytes
         self._lock = Lock()
         self._known: dict[tuple[str, int, int], str] = {}
-        self._chunks: dict[str, tuple[Any, ...]] = {}
+        self._kept: dict[str, tuple[int, tuple[Any, ...]]] = {}  # sent last comes last
 
     def send(self, path: Path) -> tuple[Any, ...]:
         """What the store gave for each chunk of the file, in order; none for an empty one."""
@@ -147,9 +152,19 @@ class Post:
         with self._lock:  # two senders of one file would put it twice
             sha256 = self._known.get(key) or _sha256(path)
             self._known[key] = sha256
-            if sha256 not in self._chunks:
-                self._chunks[sha256] = tuple(self._put(chunk) for chunk in _read(path))
-            return self._chunks[sha256]
+            kept = self._kept.pop(sha256, None)
+            chunks = kept[1] if kept else tuple(self._put(chunk) for chunk in _read(path))
+            self._kept[sha256] = (status.st_size, chunks)
+            self._forget()
+            return chunks
+
+    def _forget(self) -> None:
+        """Let go of what was sent longest ago, until the rest is small enough."""
+        total = sum(size for size, _ in self._kept.values())
+        for sha256 in list(self._kept):
+            if total <= self._keep_bytes:
+                return
+            total -= self._kept.pop(sha256)[0]
 
 
 def unpack(files: dict[str, Bytes], outputs: dict[str, Path]) -> None:
