@@ -6,6 +6,9 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
+from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,8 @@ from PIL import Image
 
 from vggt_deploy.compare import read_report
 from vggt_deploy.compare.report import SCHEMA
+from vggt_deploy.compare.rows import Sweep
+from vggt_deploy.compare.variants import Variant
 from vggt_deploy.errors import CompareError, ImageError, UsageError
 
 ALL = [
@@ -213,3 +218,41 @@ def test_the_parent_imports_no_torch(fake: Any) -> None:
         assert not heavy, heavy
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)
+
+
+def test_what_finished_beside_the_one_that_ends_the_sweep_is_kept() -> None:
+    """One raises, and while its end is on its way another one finishes: that row comes first."""
+    first, second, third = (Variant("torch", name, "float") for name in ("fp32", "fp16", "bf16"))
+    go, raised = Event(), Event()
+    stopped: list[bool] = []
+
+    def measure(variant: Variant) -> Any:
+        if variant == second:
+            go.wait(30.0)
+            raise CompareError("the store is full", "free some space")
+        if variant == third:
+            raised.wait(30.0)
+        return variant.label
+
+    executor: Any = SimpleNamespace(width=3, stop=lambda: stopped.append(True))
+    nothing: Any = None
+    sweep = Sweep(nothing, nothing, nothing, nothing, executor, nothing)
+    each = sweep._each([first, second, third], measure)
+    assert next(each) == (first, "torch/fp32")
+    go.set()
+    deadline = time.monotonic() + 30.0
+    while sum(future_of(each, variant).done() for variant in (second, third)) < 2:
+        if future_of(each, second).done():
+            raised.set()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert next(each) == (third, "torch/bf16")
+    with pytest.raises(CompareError, match="the store is full"):
+        next(each)
+    assert stopped == []  # nothing was running any more
+
+
+def future_of(each: Any, variant: Variant) -> Any:
+    """What the suspended generator waits for."""
+    futures = each.gi_frame.f_locals["futures"]
+    return next(future for future, asked in futures.items() if asked == variant)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,7 +126,8 @@ class Sweep:
     ) -> Generator[tuple[Variant, Row], None, None]:
         """Each variant with its row as measured, as they finish.
 
-        Closed early (the reference failed, Ctrl-C), it ends what is running before it returns.
+        Closed early (the reference failed, Ctrl-C), it ends what is running before it returns. When
+        one of them raises it does so too, and first gives what has finished by then.
         """
         if self.executor.width == 1:
             for variant in variants:
@@ -136,7 +137,15 @@ class Sweep:
             futures = {pool.submit(measure, variant): variant for variant in variants}
             try:
                 for future in as_completed(futures):
-                    yield futures[future], future.result()
+                    if future.exception() is not None:
+                        break
+                    yield futures.pop(future), future.result()
+                else:
+                    return
+                # What has finished beside the one that ends the sweep is kept.
+                for other in [one for one in futures if _finished(one)]:
+                    yield futures.pop(other), other.result()
+                future.result()
             finally:
                 if not all(future.done() for future in futures):
                     pool.shutdown(wait=False, cancel_futures=True)
@@ -218,6 +227,10 @@ class Sweep:
 
     def _arrays(self, variant: Variant) -> tuple[Arrays, ...] | Failure:
         return read_arrays(self._array_files(variant), wanted_tensors(self.settings.outputs))
+
+
+def _finished(future: Future[Row]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 def describe_row(row: Row, *, kept: bool) -> str:
