@@ -1,6 +1,6 @@
 """What report.html is drawn from: a made report, and arrays of a scene that a test chooses.
 
-A room's back wall seen by cameras that walk to the right; the network's unit is half a metre.
+A room's back wall seen by cameras that walk right and up; the network's unit is half a metre.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def true_scene(frames: int, height: int, width: int) -> dict[str, np.ndarray]:
     depth = np.stack([2.0 + x + 0.4 * np.sin(4 * y + 0.3 * i) for i in range(frames)])
     pose = np.zeros((frames, 9))
     pose[:, 0] = -0.3 * np.arange(frames)
+    pose[:, 1] = 0.1 * np.arange(frames)
     pose[:, 6] = 1.0
     pose[:, 7] = 2 * np.arctan(height / (2 * width))  # square pixels
     pose[:, 8] = 2 * np.arctan(0.5)
