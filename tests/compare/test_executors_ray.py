@@ -22,7 +22,9 @@ from fake_comparison import FAKE_WORKER, Fake
 from rich.console import Console
 
 from vggt_deploy.compare import compare
+from vggt_deploy.compare.executors import cluster as cluster_module
 from vggt_deploy.compare.executors.cluster import RayExecutor
+from vggt_deploy.compare.executors.nodes import versions_of
 from vggt_deploy.compare.report import REPORT_NAME
 from vggt_deploy.data.eth3d import write_scene
 from vggt_deploy.data.synthetic import render_views
@@ -234,15 +236,27 @@ def command_line(path: Path) -> bytes:
         return b""
 
 
+def test_nodes_with_other_versions_are_named(
+    fake: Fake, two_scenes: Path, both: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if they had joined after the others were looked at: each says what it has itself."""
+    monkeypatch.setattr(
+        cluster_module, "versions_of", lambda ours: versions_of(ours) | {"python": "2.7"}
+    )
+    with pytest.raises(
+        CompareError, match="no node is left that can run it: the node at"
+    ) as caught:
+        sweep(fake, two_scenes, executor="ray", ray_address=both.address)
+    assert caught.value.message.count(", this machine 2.7") == 2
+    assert "constraints.txt" in caught.value.fix
+    assert fake.calls() == ["identify model"]
+
+
 def test_what_the_nodes_cannot_run_is_refused_before_anything_starts(
     fake: Fake, two_scenes: Path, both: Any
 ) -> None:
-    request = {"executor": "ray", "ray_address": both.address}
-    with pytest.raises(UsageError, match="2 threads are asked for") as caught:
-        sweep(fake, two_scenes, threads=2, **request)
-    assert "--threads 1" in caught.value.fix
-    with pytest.raises(UsageError, match="tensorrt-rtx/int8_pc_sym is an engine"):
-        sweep(fake, two_scenes, runtimes="torch,tensorrt-rtx", device="rtx4090", **request)
+    with pytest.raises(UsageError, match="2 threads are asked for"):
+        sweep(fake, two_scenes, threads=2, executor="ray", ray_address=both.address)
     assert fake.calls() == []
     assert not fake.folder.exists()
 

@@ -7,7 +7,8 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,8 +22,10 @@ from vggt_deploy.compare.executors.words import address_of, brief
 from vggt_deploy.compare.jobs import LayerPatterns, MeasureJob, ModelQuestion
 from vggt_deploy.compare.measures import Failure
 from vggt_deploy.compare.processes import Outcome
+from vggt_deploy.compare.question import Settings
 from vggt_deploy.compare.state import Paths
-from vggt_deploy.errors import CompareError
+from vggt_deploy.compare.variants import Variant
+from vggt_deploy.errors import CompareError, UsageError
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
@@ -221,7 +224,7 @@ def test_a_job_that_no_node_can_run_says_of_each_why(ask: Any, timed: bool) -> N
         "no node is left that can run it: the node at 10.0.0.1 (ababab): its disk was full (/tmp); "
         "the node at 10.0.0.2 (cdcdcd): its disk was full (/tmp)"
     )
-    assert answer.fix == "free some space"
+    assert answer.fix == "on 10.0.0.1: free some space; on 10.0.0.2: free some space"
     # The next one may be smaller.
     assert isinstance(ask(told, timed=timed, executor=executor), dict)
 
@@ -287,6 +290,17 @@ def test_as_many_threads_as_ray_may_give_away(monkeypatch: pytest.MonkeyPatch) -
         node = Node(FIRST, "10.0.0.1", 4.0, here)
         executor = RayExecutor(Told([]), ("worker",), [node], None, lambda: True, 0)
         assert executor.threads == expected
+
+
+def test_more_threads_than_a_node_gives_and_engines_are_refused() -> None:
+    executor = executor_of(Told([]))
+    plain, engine = Variant("torch", "int8_pc_sym"), Variant("tensorrt-rtx", "int8_pc_sym")
+    executor.check(cast("Settings", SimpleNamespace(variants=(plain,), threads=4)))
+    with pytest.raises(UsageError, match="5 threads are asked for") as caught:
+        executor.check(cast("Settings", SimpleNamespace(variants=(plain,), threads=5)))
+    assert "--threads 4" in caught.value.fix
+    with pytest.raises(UsageError, match="tensorrt-rtx/int8_pc_sym is an engine"):
+        executor.check(cast("Settings", SimpleNamespace(variants=(plain, engine), threads=4)))
 
 
 def test_what_ray_says_in_one_line() -> None:

@@ -185,8 +185,9 @@ class RayExecutor:
         """This job does not go there again; others only where there is no other node."""
         for no in refused:
             tries.refused[no.node] = no
+            if no.node not in self._barred:
+                logger.warning("%s; its jobs go elsewhere", _told(no))
             self._barred.add(no.node)
-            logger.warning("%s; its jobs go elsewhere", _told(no))
 
     def stop(self) -> None:
         """As `Executor.stop`."""
@@ -355,7 +356,7 @@ def _no_node(stage: Stage, tries: _Tries) -> Failure:
         message = f"no node for it has been there for {GRACE_S:.0f} s{times(tries.lost)}"
         return Failure(stage, message, "add a node, then --resume")
     told = sorted(_told(no) for no in tries.refused.values())
-    fixes = sorted({no.fix for no in tries.refused.values()})
+    fixes = sorted({f"on {no.address}: {no.fix}" for no in tries.refused.values()})
     message = f"no node is left that can run it{times(tries.lost)}: {'; '.join(told)}"
     return Failure(stage, message, "; ".join(fixes))
 

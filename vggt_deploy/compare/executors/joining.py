@@ -33,12 +33,13 @@ class Head:
     def __init__(self, address: str) -> None:
         self._address = address
         self._lock = Lock()
-        self._looked_at = self._seen_at = time.monotonic()
+        self._looked_at = time.monotonic()
+        self._gone_since: float | None = None
 
     @property
     def gone(self) -> bool:
         """Whether it did not answer when we looked last."""
-        return self._looked_at > self._seen_at
+        return self._gone_since is not None
 
     def answers(self) -> bool:
         """Whether it did, a moment ago.
@@ -49,20 +50,22 @@ class Head:
         with self._lock:
             if time.monotonic() - self._looked_at >= _HEAD_EVERY_S:
                 self._look()
-            if self._looked_at - self._seen_at >= _HEAD_GRACE_S:
+            since = self._gone_since
+            if since is not None and self._looked_at - since >= _HEAD_GRACE_S:
                 raise CompareError(
                     f"the head of the Ray cluster at {self._address} is gone",
                     "start the cluster again, then --resume: every finished row is kept",
                 )
-            return not self.gone
+            return since is None
 
     def _look(self) -> None:
         try:
             _knock(self._address)
         except OSError:
             self._looked_at = time.monotonic()
+            self._gone_since = self._gone_since or self._looked_at
         else:
-            self._looked_at = self._seen_at = time.monotonic()
+            self._looked_at, self._gone_since = time.monotonic(), None
 
 
 @contextmanager
