@@ -261,15 +261,15 @@ def test_machines_are_named_where_there_are_several(made: Any) -> None:
 def test_a_loss_is_strong_where_its_interval_leaves_out_zero() -> None:
     from vggt_deploy.compare.paired import Difference
 
-    assert lost_cell(Difference(5, 1.0, 0.2, 2.0), 2).strong
-    assert not lost_cell(Difference(5, 1.0, -0.2, 2.0), 2).strong
-    assert lost_cell(Difference(5, -1.0, -2.0, -0.1), 2).strong
-    assert not lost_cell(Difference(5, 1.0, 0.0, 2.0), 2).strong
-    assert lost_cell(Difference(1, 1.0, None, None), 2).small == "one scene"
-    assert lost_cell(None, 2).sort is None
-    rounding = lost_cell(Difference(5, 0.0001, 0.00008, 0.0002), 2)
+    assert lost_cell(Difference(5, 1.0, 0.2, 2.0), "auc_30").strong
+    assert not lost_cell(Difference(5, 1.0, -0.2, 2.0), "auc_30").strong
+    assert lost_cell(Difference(5, -1.0, -2.0, -0.1), "auc_30").strong
+    assert not lost_cell(Difference(5, 1.0, 0.0, 2.0), "auc_30").strong
+    assert lost_cell(Difference(1, 1.0, None, None), "auc_30").small == "one scene"
+    assert lost_cell(None, "auc_30").sort is None
+    rounding = lost_cell(Difference(5, 0.0001, 0.00008, 0.0002), "auc_30")
     assert (rounding.text, rounding.small, rounding.strong) == ("0.00", "0.00 to 0.00", False)
-    assert lost_cell(Difference(5, 0.0001, 0.00008, 0.0002), 4).strong
+    assert lost_cell(Difference(5, 0.0001, 0.00008, 0.0002), "abs_rel").strong
 
 
 def test_the_plots_have_the_numbers_of_the_report(made: Any) -> None:

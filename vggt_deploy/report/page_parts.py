@@ -97,7 +97,7 @@ def _advice(report: ComparisonReport, item: Recommendation) -> Advice:
             figures.append(("latency", f"{row.measured.latency.median_ms:.1f}", "ms", times))
         lost = row.truth_loss.auc_30 if row.truth_loss is not None else None
         if lost is not None:
-            cell = lost_cell(lost, 2)
+            cell = lost_cell(lost, "auc_30")
             figures.append(("AUC@30 lost", cell.text, "points", cell.small))
         elif row.geometry and row.geometry.depth:
             value = f"{row.geometry.depth.abs_rel:.2g}"

@@ -76,7 +76,7 @@ MEASURES = (
     Measure(
         "auc_30_lost", "AUC@30 lost by the truth", "points of percent", "less", 2, _lost("auc_30")
     ),
-    Measure("abs_rel_lost", "Depth AbsRel lost by the truth", "", "less", 4, _lost("abs_rel")),
+    Measure("abs_rel_lost", "Depth AbsRel lost by the truth", "", "less", 5, _lost("abs_rel")),
     Measure(
         "f_score_lost",
         f"F-score @ {LOSS_TOLERANCE_M:g} m lost by the truth",

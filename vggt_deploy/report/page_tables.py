@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from vggt_deploy.compare.decimals import lost_text, lost_told
 from vggt_deploy.compare.paired import Difference
 from vggt_deploy.compare.report import ComparisonReport, Row
 from vggt_deploy.pages.blocks import Cell, Column, Table
@@ -122,36 +123,30 @@ def _abs_rel(_: ComparisonReport, row: Row) -> Cell:
     return _cell(row.truth.abs_rel if row.truth else None, 4)
 
 
-def _lost(name: str, digits: int) -> Callable[[ComparisonReport, Row], Cell]:
+def _lost(name: str) -> Callable[[ComparisonReport, Row], Cell]:
     def cell(report: ComparisonReport, row: Row) -> Cell:
         if row.label == report.reference.label:
             return Cell(NOT_MEASURED, None)
         found: Difference | None = getattr(row.truth_loss, name, None)
-        return lost_cell(found, digits)
+        return lost_cell(found, name)
 
     return cell
 
 
-def lost_cell(found: Difference | None, digits: int) -> Cell:
-    """What was lost, with its interval, to so many decimals.
+def lost_cell(found: Difference | None, name: str) -> Cell:
+    """What was lost of a quantity of `TruthLoss`, with its interval, as all texts write it.
 
-    Strong where the interval leaves no doubt of the sign, and the loss is one that can be seen in
-    these decimals: rounding alone gives a variant a tiny one in every scene.
+    Strong where the interval leaves no doubt of the sign in these decimals.
     """
     if found is None:
         return Cell(NOT_MEASURED, None)
+    mean = lost_text(name, found.mean)
     if found.low is None or found.high is None:
-        return Cell(_signed(found.mean, digits), found.mean, "one scene")
-    told = round(found.low, digits) > 0.0 or round(found.high, digits) < 0.0
-    small = f"{_signed(found.low, digits)} to {_signed(found.high, digits)}"
+        return Cell(mean, found.mean, "one scene")
+    small = f"{lost_text(name, found.low)} to {lost_text(name, found.high)}"
     if found.over == "frames":
         small += f", over {found.n} frames"
-    return Cell(_signed(found.mean, digits), found.mean, small, strong=told)
-
-
-def _signed(value: float, digits: int) -> str:
-    """With a sign, but for what is 0 in these decimals."""
-    return f"{value:+.{digits}f}" if round(value, digits) else f"{0.0:.{digits}f}"
+    return Cell(mean, found.mean, small, strong=lost_told(name, found) != 0)
 
 
 def _rotation(_: ComparisonReport, row: Row) -> Cell:
@@ -210,7 +205,7 @@ _MEASURES = (
         Column(
             "AUC@30 lost", "points", "against PyTorch FP32 on the same scenes; above 0 is worse"
         ),
-        _lost("auc_30", 2),
+        _lost("auc_30"),
         lambda row: row.truth_loss is not None and row.truth_loss.auc_30 is not None,
     ),
     _Measure(
@@ -220,7 +215,7 @@ _MEASURES = (
     ),
     _Measure(
         Column("AbsRel lost", "of depth", "against PyTorch FP32 on the same scenes"),
-        _lost("abs_rel", 4),
+        _lost("abs_rel"),
         lambda row: row.truth_loss is not None and row.truth_loss.abs_rel is not None,
     ),
     _Measure(
