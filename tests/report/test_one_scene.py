@@ -131,8 +131,8 @@ def test_the_tables_say_so() -> None:
     assert depth.rows[0][2].endswith(f", {FRAMES} frames")
     assert points.rows[0][2] == "-"
     assert not any("frames" in cell for grid in loss_grids(TWO, ENGLISH) for cell in grid.rows[0])
-    assert lost_cell(lost(ONE, "auc_30"), 2).small.endswith(f", over {FRAMES} frames")
-    assert "frames" not in lost_cell(lost(TWO, "auc_30"), 2).small
+    assert lost_cell(lost(ONE, "auc_30"), "auc_30").small.endswith(f", over {FRAMES} frames")
+    assert "frames" not in lost_cell(lost(TWO, "auc_30"), "auc_30").small
 
 
 def test_the_analysis_says_so() -> None:
