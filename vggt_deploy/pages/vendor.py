@@ -29,7 +29,6 @@ class Vendored:
 
     package: str
     version: str
-    source: str
     member: str
     file: str
     sha256: str
