@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vggt_deploy.artifact import write_text
 from vggt_deploy.compare.report import CSV_NAME, PAGE_NAME, REPORT_NAME, ComparisonReport
 from vggt_deploy.compare.state import Folder
 from vggt_deploy.pages.blocks import Scene
@@ -50,14 +51,8 @@ def write_page(
 
     sensitivity: of the same model, where it was measured; its heat map becomes a section
     """
-    text = page_text(report, folder, sensitivity=sensitivity)
     path = report.folder / PAGE_NAME
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, page_text(report, folder, sensitivity=sensitivity))
     return path
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from vggt_deploy import typed_json
+from vggt_deploy.artifact import write_text
 from vggt_deploy.errors import ArtifactError, DeployError
 from vggt_deploy.records import ModelRecord
 
@@ -170,9 +171,7 @@ def check_entry(entry: Entry, measures: set[str]) -> None:
 def write_table(folder: Path, table: SensitivityTable) -> None:
     """sensitivity.json and sensitivity.csv, each whole or not at all."""
     for name, text in ((TABLE_NAME, table.to_json()), (CSV_NAME, table.to_csv())):
-        partial = folder / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(folder / name)
+        write_text(folder / name, text)
 
 
 def read_table(path: Path) -> SensitivityTable:
